@@ -1,0 +1,102 @@
+/*
+ * The interface of a Cairn module: a shared object with aggregate types that a node loads with
+ * --module. It needs no library of Cairn's; the node hands it what it may call.
+ *
+ * An aggregate type decides commands from state and builds state from events. All of it must be
+ * pure: no clock, no randomness, no I/O, nothing outside the arguments. The node calls a type from
+ * several threads at once, but one aggregate from one thread at a time.
+ */
+#ifndef CAIRN_MODULE_H
+#define CAIRN_MODULE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define CAIRN_MODULE_VERSION 1
+
+/* Borrowed for the call; not NUL-terminated. */
+struct cairn_bytes {
+    const uint8_t *data;
+    size_t len;
+};
+
+enum cairn_payload_kind {
+    CAIRN_PAYLOAD_NONE = 0,
+    CAIRN_PAYLOAD_JSON = 1, /* UTF-8 text */
+    CAIRN_PAYLOAD_DATA = 2
+};
+
+struct cairn_payload {
+    enum cairn_payload_kind kind;
+    struct cairn_bytes content;
+};
+
+struct cairn_metadata {
+    struct cairn_bytes key;
+    struct cairn_bytes value;
+};
+
+struct cairn_command {
+    struct cairn_bytes id;
+    struct cairn_bytes aggregate_id;
+    struct cairn_bytes type;
+    struct cairn_payload payload;
+    const struct cairn_metadata *metadata;
+    size_t metadata_count;
+    uint64_t sequence; /* how many events the aggregate has */
+};
+
+struct cairn_event {
+    struct cairn_bytes aggregate_id;
+    uint64_t sequence;
+    struct cairn_bytes type;
+    struct cairn_payload payload;
+};
+
+/* What decide() says goes through these; each copies what it is given. */
+struct cairn_decision {
+    void (*emit)(struct cairn_decision *decision, const char *type, struct cairn_payload payload);
+    /* At most once. */
+    void (*reply)(struct cairn_decision *decision, const char *type,
+                  struct cairn_payload payload);
+    /* A business rule says no: nothing emitted counts. The reason is UPPER_SNAKE_CASE. */
+    void (*reject)(struct cairn_decision *decision, const char *reason, const char *message);
+    void *node; /* the node's own */
+};
+
+struct cairn_aggregate_type {
+    const char *name;
+    const char *const *commands; /* what it decides, NULL at the end */
+    /* The state of an aggregate without events. NULL fails the command. */
+    void *(*create)(struct cairn_bytes aggregate_id);
+    void (*destroy)(void *state);
+    void (*decide)(const void *state, const struct cairn_command *command,
+                   struct cairn_decision *decision);
+    /* 0, or anything else when the event can't belong to this aggregate. */
+    int (*evolve)(void *state, const struct cairn_event *event);
+    /* About how many bytes the state takes, for the cache's bound. NULL: 256. */
+    size_t (*size)(const void *state);
+    /* Snapshots. encode gives the length it needs and writes it when there is room; decode gives
+     * NULL when it can't read. Both NULL: no snapshots. */
+    size_t (*encode)(const void *state, uint8_t *out, size_t room);
+    void *(*decode)(struct cairn_bytes aggregate_id, struct cairn_bytes snapshot);
+};
+
+struct cairn_module {
+    unsigned version; /* CAIRN_MODULE_VERSION */
+    const char *name;
+    const struct cairn_aggregate_type *const *types; /* NULL at the end */
+};
+
+/* Every module defines this. */
+const struct cairn_module *cairn_module(void);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,109 @@
+/*
+ * A command id takes effect once. What is decided but not yet readable in the store is known here;
+ * what is older is in the store's outcomes until it ages out.
+ */
+#include "parts.h"
+
+static void refuse_reuse(struct aggregates *all, struct admitted *command)
+{
+    struct fault fault;
+
+    (void)fault_set(&fault, STATUS_INVALID, "COMMAND_ID_REUSED",
+                    "command id %.*s was used before with another aggregate, type or payload; "
+                    "give every command its own id",
+                    (int)command->command.id.len, (const char *)command->command.id.data);
+    all->effects.answer(all->effects.context, command, NULL, &fault);
+}
+
+static void answer_packed(struct aggregates *all, struct admitted *command, struct bytes packed)
+{
+    struct arena arena = {0};
+    struct outcome outcome;
+    struct fault fault;
+
+    if (wire_outcome_decode(packed, &arena, &outcome, &fault) != STATUS_OK)
+        all->effects.answer(all->effects.context, command, NULL, &fault);
+    else if (outcome.fingerprint != command->command.fingerprint)
+        refuse_reuse(all, command);
+    else
+        all->effects.answer(all->effects.context, command, &outcome, NULL);
+    arena_release(&arena);
+}
+
+static bool fresh(const struct aggregates *all, struct bytes packed, struct moment moment)
+{
+    int64_t time_ms = 0;
+
+    if (packed.len >= sizeof time_ms)
+        memcpy(&time_ms, packed.data, sizeof time_ms);
+    return all->settings.outcome_retention_ms == 0 ||
+           moment.wall_ms - time_ms <= (int64_t)all->settings.outcome_retention_ms;
+}
+
+enum status dedupe(struct aggregates *all, struct admitted *command, struct moment moment,
+                   struct inflight **out)
+{
+    struct bytes id = command->command.id;
+    struct inflight *found = NULL;
+    struct store_key key = key_outcome(all->settings.partition, id);
+    struct arena arena = {0};
+    struct bytes packed;
+    struct fault fault;
+    enum status status;
+
+    HASH_FIND(hh, all->known, id.data, id.len, found);
+    if (found != NULL) {
+        if (found->fingerprint != command->command.fingerprint) {
+            refuse_reuse(all, command);
+        } else if (found->outcome.len > 0) {
+            answer_packed(all, command, buffer_bytes(&found->outcome));
+        } else {
+            command->next = found->waiters->next; /* behind the one that is being decided */
+            found->waiters->next = command;
+        }
+        return STATUS_NOT_FOUND;
+    }
+    status = store_get(all->store, STORE_OUTCOMES, key_bytes(&key), &arena, &packed, &fault);
+    if (status == STATUS_OK && fresh(all, packed, moment)) {
+        answer_packed(all, command, packed);
+        arena_release(&arena);
+        return STATUS_NOT_FOUND;
+    }
+    arena_release(&arena);
+    if (status != STATUS_OK && status != STATUS_NOT_FOUND) {
+        all->effects.answer(all->effects.context, command, NULL, &fault);
+        return STATUS_NOT_FOUND;
+    }
+    found = memory_zero(1, sizeof *found + id.len);
+    found->id = (struct bytes){(uint8_t *)(found + 1), id.len};
+    memcpy(found + 1, id.data, id.len);
+    found->fingerprint = command->command.fingerprint;
+    found->waiters = command;
+    command->next = NULL;
+    HASH_ADD_KEYPTR(hh, all->known, found->id.data, found->id.len, found);
+    *out = found;
+    return STATUS_OK;
+}
+
+void inflight_answer(struct aggregates *all, struct inflight *inflight,
+                     const struct outcome *outcome, const struct fault *fault)
+{
+    struct admitted *command = inflight->waiters;
+
+    inflight->waiters = NULL;
+    while (command != NULL) {
+        struct admitted *next = command->next;
+
+        command->next = NULL;
+        all->effects.answer(all->effects.context, command, outcome, fault);
+        command = next;
+    }
+}
+
+void inflight_free(struct aggregates *all, struct inflight *inflight)
+{
+    assert(inflight->waiters == NULL);
+    HASH_DEL(all->known, inflight);
+    buffer_release(&inflight->outcome);
+    free(inflight);
+}

@@ -1,0 +1,152 @@
+/* From stored events to an aggregate in memory. */
+#include "parts.h"
+
+static struct cairn_bytes to_module(struct bytes b)
+{
+    return (struct cairn_bytes){b.data, b.len};
+}
+
+enum status aggregate_evolve(struct aggregate *a, const struct event *event, struct fault *fault)
+{
+    struct cairn_event seen = {
+        .aggregate_id = to_module(event->aggregate_id),
+        .sequence = event->sequence,
+        .type = to_module(event->type),
+        .payload = {(enum cairn_payload_kind)event->payload.kind,
+                    to_module(event->payload.content)},
+    };
+
+    if (a->module->evolve(a->state, &seen) == 0)
+        return STATUS_OK;
+    return fault_set(fault, STATUS_FAILED, "HANDLER_FAILED",
+                     "module type %s can't take event %llu of type %.*s of aggregate %.*s",
+                     a->module->name, (unsigned long long)event->sequence, (int)event->type.len,
+                     (const char *)event->type.data, (int)a->id.len, (const char *)a->id.data);
+}
+
+static struct store_cursor *events_from(struct aggregates *all, const struct aggregate *a,
+                                        uint64_t from, bool reverse)
+{
+    struct store_key first = key_event(all->settings.partition, a->id, from);
+    struct store_key end = key_event_end(all->settings.partition, a->id);
+
+    return store_cursor_new(all->store, STORE_EVENTS, key_bytes(&first), key_bytes(&end), reverse);
+}
+
+/* The newest event tells how many there are, and the type. */
+static enum status load_head(struct aggregates *all, struct aggregate *a, struct arena *arena,
+                             struct fault *fault)
+{
+    struct store_cursor *cursor = events_from(all, a, 0, true);
+    struct bytes key;
+    struct bytes value;
+    struct event event;
+    enum status status = store_cursor_next(cursor, &key, &value, fault);
+
+    a->sequence = 0;
+    if (status == STATUS_OK)
+        status = wire_event_decode(value, arena, &event, fault);
+    if (status == STATUS_OK) {
+        a->sequence = event.sequence + 1;
+        if (a->type.data == NULL) {
+            a->type = (struct bytes){memory_take(event.aggregate_type.len),
+                                     event.aggregate_type.len};
+            memcpy((void *)a->type.data, event.aggregate_type.data, event.aggregate_type.len);
+        }
+    }
+    store_cursor_free(cursor);
+    return status == STATUS_NOT_FOUND ? STATUS_OK : status;
+}
+
+static enum status load_state(struct aggregates *all, struct aggregate *a, struct arena *arena,
+                              struct fault *fault)
+{
+    struct store_cursor *cursor;
+    struct bytes key;
+    struct bytes value;
+    uint64_t next = 0;
+    enum status status = STATUS_OK;
+
+    a->state = a->module->create(to_module(a->id));
+    if (a->state == NULL)
+        return fault_set(fault, STATUS_FAILED, "HANDLER_FAILED",
+                         "module type %s can't create an aggregate", a->module->name);
+    if (a->sequence == 0)
+        return STATUS_OK;
+    cursor = events_from(all, a, 0, false);
+    while (status == STATUS_OK && next < a->sequence) {
+        struct event event;
+
+        status = store_cursor_next(cursor, &key, &value, fault);
+        if (status == STATUS_OK)
+            status = wire_event_decode(value, arena, &event, fault);
+        if (status == STATUS_OK && event.sequence != next)
+            status = fault_set(fault, STATUS_DAMAGED, "EVENT_MISSING",
+                               "event %llu of aggregate %.*s is missing",
+                               (unsigned long long)next, (int)a->id.len,
+                               (const char *)a->id.data);
+        if (status == STATUS_OK)
+            status = aggregate_evolve(a, &event, fault);
+        next++;
+        arena_reset(arena);
+    }
+    store_cursor_free(cursor);
+    if (status == STATUS_NOT_FOUND)
+        status = fault_set(fault, STATUS_DAMAGED, "EVENT_MISSING",
+                           "events of aggregate %.*s end early", (int)a->id.len,
+                           (const char *)a->id.data);
+    return status;
+}
+
+enum status aggregate_load(struct aggregates *all, struct aggregate *a, struct bytes type,
+                           struct fault *fault)
+{
+    struct arena arena = {0};
+    enum status status = load_head(all, a, &arena, fault);
+
+    if (status == STATUS_OK) {
+        struct bytes known = a->type.data == NULL ? type : a->type;
+
+        a->module = all->effects.module_type(all->effects.context, known);
+        if (a->module != NULL)
+            status = load_state(all, a, &arena, fault);
+    }
+    arena_release(&arena);
+    a->loaded = true;
+    if (status != STATUS_OK)
+        cache_unload(all, a);
+    else
+        cache_resize(all, a, a->state == NULL           ? 0
+                             : a->module->size == NULL ? 256
+                                                       : a->module->size(a->state));
+    return status;
+}
+
+enum status aggregate_history(struct aggregates *all, struct aggregate *a, uint64_t from,
+                              size_t bytes_max, struct arena *arena, struct bytes **packed,
+                              size_t *count, struct fault *fault)
+{
+    uint64_t missing = a->sequence - from;
+    struct store_cursor *cursor;
+    struct bytes key;
+    struct bytes value;
+    size_t bytes = 0;
+    enum status status = STATUS_OK;
+
+    *count = 0;
+    if (missing == 0)
+        return STATUS_OK;
+    if (missing > 65536)
+        missing = 65536;
+    *packed = arena_take(arena, (size_t)missing * sizeof **packed);
+    cursor = events_from(all, a, from, false);
+    while (*count < missing && bytes < bytes_max) {
+        status = store_cursor_next(cursor, &key, &value, fault);
+        if (status != STATUS_OK)
+            break;
+        (*packed)[(*count)++] = arena_copy(arena, value);
+        bytes += value.len;
+    }
+    store_cursor_free(cursor);
+    return status == STATUS_NOT_FOUND ? STATUS_OK : status;
+}

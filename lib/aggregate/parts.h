@@ -1,0 +1,148 @@
+/* What the files of this folder share. */
+#ifndef CAIRN_AGGREGATE_PARTS_H
+#define CAIRN_AGGREGATE_PARTS_H
+
+#include <uthash.h>
+
+#include "aggregate.h"
+
+/* One aggregate in memory. */
+struct aggregate {
+    UT_hash_handle hh;
+    struct aggregate *older; /* least recently used first */
+    struct aggregate *newer;
+    struct bytes id;   /* ours */
+    struct bytes type; /* ours; empty until known */
+    bool loaded;
+    uint64_t sequence; /* number of events, with the uncommitted ones */
+    const struct cairn_aggregate_type *module;
+    void *state; /* the module's */
+    size_t state_bytes;
+    uint64_t worker; /* who holds a copy that is at `sequence`; 0 for nobody */
+    uint64_t reload_index; /* loading must wait until this index is stored */
+    size_t in_flight;      /* decided, not yet stored */
+    struct inflight *first; /* the mailbox */
+    struct inflight *last;
+    size_t waiting;
+    struct execution *executing;
+    struct aggregate *next_parked;
+    bool parked;
+};
+
+/* A command that waits, is being decided, or is decided: what dedupe looks at first. */
+struct inflight {
+    UT_hash_handle hh; /* by command id */
+    struct bytes id;   /* ours */
+    uint64_t fingerprint;
+    struct admitted *waiters; /* the command, then its repeats */
+    struct aggregate *aggregate;
+    uint64_t index; /* log index, 0 before it is submitted */
+    struct buffer outcome; /* packed, once committed */
+    struct inflight *next; /* in the mailbox, then its log entry, then the unstored */
+};
+
+/* A log entry of ours on its way. */
+struct sent_entry {
+    struct sent_entry *next;
+    uint64_t index;
+    struct inflight *commands; /* in order of the payload */
+};
+
+struct execution {
+    UT_hash_handle hh; /* by id */
+    uint64_t id;
+    uint64_t worker;
+    struct aggregate *aggregate;
+    struct inflight *inflight;
+};
+
+struct aggregates {
+    struct aggregates_settings settings;
+    struct aggregates_effects effects;
+    struct store *store;
+    bool owned;
+
+    struct aggregate *table;
+    struct aggregate *oldest;
+    struct aggregate *newest;
+    size_t cache_bytes;
+    struct aggregate *parked; /* have a mailbox that waits for the store or for workers */
+
+    struct inflight *known;
+    struct inflight *unstored; /* committed, oldest first */
+    struct inflight **unstored_end;
+    struct sent_entry *sent; /* oldest first */
+    struct sent_entry **sent_end;
+
+    struct buffer open; /* the log entry under construction */
+    struct inflight *open_commands;
+    struct inflight **open_end;
+
+    struct execution *executions;
+    uint64_t next_execution;
+
+    uint64_t next_position; /* with the uncommitted events */
+    uint64_t open_position; /* where the open entry begins */
+    int64_t last_time_ms;
+    size_t waiting;
+};
+
+/* ---- cache.c ---- */
+
+struct aggregate *cache_find_or_add(struct aggregates *all, struct bytes id);
+/* Forget the state but not the mailbox; the next command loads it again. */
+void cache_unload(struct aggregates *all, struct aggregate *aggregate);
+void cache_resize(struct aggregates *all, struct aggregate *aggregate, size_t state_bytes);
+/* Drop idle aggregates while over the bounds. */
+void cache_trim(struct aggregates *all);
+void cache_clear(struct aggregates *all);
+void mailbox_push(struct aggregates *all, struct aggregate *aggregate, struct inflight *command);
+struct inflight *mailbox_pop(struct aggregates *all, struct aggregate *aggregate);
+
+/* ---- load.c ---- */
+
+/* Sequence and type, and the state when a module decides. */
+MUST_USE enum status aggregate_load(struct aggregates *all, struct aggregate *aggregate,
+                                    struct bytes type, struct fault *fault);
+MUST_USE enum status aggregate_evolve(struct aggregate *aggregate, const struct event *event,
+                                      struct fault *fault);
+/* Packed events [from, to), at most bytes_max of them, in the arena. */
+MUST_USE enum status aggregate_history(struct aggregates *all, struct aggregate *aggregate,
+                                       uint64_t from, size_t bytes_max, struct arena *arena,
+                                       struct bytes **packed, size_t *count,
+                                       struct fault *fault);
+
+/* ---- decision.c ---- */
+
+/* What a handler decided, in an arena. */
+struct decision {
+    struct cairn_decision base;
+    struct arena *arena;
+    struct new_event *events;
+    size_t count;
+    size_t room;
+    size_t bytes;
+    struct reply reply;
+    struct rejection rejection;
+    struct fault broken; /* the handler broke the contract */
+};
+
+void decision_init(struct decision *decision, struct arena *arena);
+void decision_by_module(struct decision *decision, const struct aggregate *aggregate,
+                        const struct command *command);
+void decision_by_worker(struct decision *decision, const struct execution_result *result);
+void decision_by_append(struct decision *decision, const struct command *command);
+MUST_USE enum status decision_check(const struct decision *decision, uint32_t payload_max,
+                                    struct fault *fault);
+
+/* ---- dedupe.c ---- */
+
+/* OK when the id is new: then *inflight is registered with the command as its waiter. NOT_FOUND
+ * when the command was answered or waits for another with its id. */
+MUST_USE enum status dedupe(struct aggregates *all, struct admitted *command,
+                            struct moment moment, struct inflight **inflight);
+void inflight_answer(struct aggregates *all, struct inflight *inflight,
+                     const struct outcome *outcome, const struct fault *fault);
+void inflight_free(struct aggregates *all, struct inflight *inflight);
+
+#endif

@@ -1,0 +1,241 @@
+/* Bytes, arenas, buffers and blobs. */
+#include <stdlib.h>
+
+#include "base.h"
+
+struct arena_chunk {
+    struct arena_chunk *next;
+    size_t size;
+    _Alignas(16) uint8_t data[];
+};
+
+enum { ARENA_CHUNK_BYTES = 4096 - sizeof(struct arena_chunk) - 16 };
+
+static void out_of_memory(size_t size)
+{
+    fprintf(stderr, "cairn: out of memory asking for %zu bytes; give the process more\n", size);
+    abort();
+}
+
+void *memory_take(size_t size)
+{
+    void *p = malloc(size == 0 ? 1 : size);
+
+    if (p == NULL)
+        out_of_memory(size);
+    return p;
+}
+
+void *memory_zero(size_t count, size_t size)
+{
+    void *p = calloc(count == 0 ? 1 : count, size == 0 ? 1 : size);
+
+    if (p == NULL)
+        out_of_memory(count * size);
+    return p;
+}
+
+void *memory_grow(void *old, size_t size)
+{
+    void *p = realloc(old, size == 0 ? 1 : size);
+
+    if (p == NULL)
+        out_of_memory(size);
+    return p;
+}
+
+char *memory_text(const char *text)
+{
+    size_t len = strlen(text) + 1;
+
+    return memcpy(memory_take(len), text, len);
+}
+
+struct bytes bytes_of(const char *text)
+{
+    return text == NULL ? BYTES_NONE : (struct bytes){(const uint8_t *)text, strlen(text)};
+}
+
+bool bytes_equal(struct bytes a, struct bytes b)
+{
+    return a.len == b.len && (a.len == 0 || memcmp(a.data, b.data, a.len) == 0);
+}
+
+/* Length of the well-formed sequence at p, 0 when there is none (RFC 3629). */
+static size_t utf8_step(const uint8_t *p, size_t left)
+{
+    size_t len = p[0] < 0x80 ? 1 : p[0] < 0xC2 ? 0 : p[0] < 0xE0 ? 2 : p[0] < 0xF0 ? 3 : p[0] < 0xF5 ? 4 : 0;
+
+    if (len == 0 || len > left)
+        return 0;
+    for (size_t i = 1; i < len; i++)
+        if ((p[i] & 0xC0) != 0x80)
+            return 0;
+    if ((p[0] == 0xE0 && p[1] < 0xA0) || (p[0] == 0xED && p[1] > 0x9F) ||
+        (p[0] == 0xF0 && p[1] < 0x90) || (p[0] == 0xF4 && p[1] > 0x8F))
+        return 0;
+    return len;
+}
+
+bool bytes_is_utf8(struct bytes b)
+{
+    for (size_t i = 0; i < b.len;) {
+        size_t step = b.data[i] == 0 ? 0 : utf8_step(b.data + i, b.len - i);
+
+        if (step == 0)
+            return false;
+        i += step;
+    }
+    return true;
+}
+
+void arena_release(struct arena *arena)
+{
+    struct arena_chunk *chunk = arena->chunk;
+
+    while (chunk != NULL) {
+        struct arena_chunk *next = chunk->next;
+
+        free(chunk);
+        chunk = next;
+    }
+    *arena = (struct arena){0};
+}
+
+void arena_reset(struct arena *arena)
+{
+    struct arena_chunk *first = arena->chunk;
+
+    if (first == NULL)
+        return;
+    while (first->next != NULL) {
+        struct arena_chunk *next = first->next;
+
+        free(first);
+        first = next;
+    }
+    *arena = (struct arena){.chunk = first, .total = first->size};
+}
+
+void *arena_take(struct arena *arena, size_t size)
+{
+    struct arena_chunk *chunk = arena->chunk;
+
+    size = (size + 15) & ~(size_t)15;
+    if (chunk == NULL || chunk->size - arena->used < size) {
+        size_t room = size > ARENA_CHUNK_BYTES ? size : ARENA_CHUNK_BYTES;
+
+        chunk = memory_take(sizeof *chunk + room);
+        chunk->size = room;
+        chunk->next = arena->chunk;
+        arena->chunk = chunk;
+        arena->used = 0;
+        arena->total += room;
+    }
+    arena->used += size;
+    return chunk->data + arena->used - size;
+}
+
+struct bytes arena_copy(struct arena *arena, struct bytes b)
+{
+    uint8_t *copy = arena_take(arena, b.len);
+
+    if (b.len > 0)
+        memcpy(copy, b.data, b.len);
+    return (struct bytes){copy, b.len};
+}
+
+char *arena_text(struct arena *arena, struct bytes b)
+{
+    char *copy = arena_take(arena, b.len + 1);
+
+    if (b.len > 0)
+        memcpy(copy, b.data, b.len);
+    copy[b.len] = '\0';
+    return copy;
+}
+
+char *arena_printf(struct arena *arena, const char *format, ...)
+{
+    va_list args;
+    int len;
+    char *text;
+
+    va_start(args, format);
+    len = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    text = arena_take(arena, (size_t)len + 1);
+    va_start(args, format);
+    vsnprintf(text, (size_t)len + 1, format, args);
+    va_end(args);
+    return text;
+}
+
+void buffer_release(struct buffer *buffer)
+{
+    free(buffer->data);
+    *buffer = (struct buffer){0};
+}
+
+void *buffer_extend(struct buffer *buffer, size_t len)
+{
+    if (buffer->room - buffer->len < len) {
+        size_t room = buffer->room * 2;
+
+        if (room < buffer->len + len)
+            room = buffer->len + len;
+        if (room < 256)
+            room = 256;
+        buffer->data = memory_grow(buffer->data, room);
+        buffer->room = room;
+    }
+    buffer->len += len;
+    return buffer->data + buffer->len - len;
+}
+
+void buffer_add(struct buffer *buffer, const void *data, size_t len)
+{
+    if (len > 0)
+        memcpy(buffer_extend(buffer, len), data, len);
+}
+
+void buffer_printf(struct buffer *buffer, const char *format, ...)
+{
+    va_list args;
+    int len;
+
+    va_start(args, format);
+    len = vsnprintf(NULL, 0, format, args);
+    va_end(args);
+    va_start(args, format);
+    vsnprintf(buffer_extend(buffer, (size_t)len + 1), (size_t)len + 1, format, args);
+    va_end(args);
+    buffer->len--; /* the NUL is not part of it */
+}
+
+struct bytes buffer_bytes(const struct buffer *buffer)
+{
+    return (struct bytes){buffer->data, buffer->len};
+}
+
+struct blob *blob_new(size_t len)
+{
+    struct blob *blob = memory_take(sizeof *blob + len);
+
+    atomic_init(&blob->references, 1);
+    blob->len = len;
+    return blob;
+}
+
+struct blob *blob_keep(struct blob *blob)
+{
+    atomic_fetch_add_explicit(&blob->references, 1, memory_order_relaxed);
+    return blob;
+}
+
+void blob_drop(struct blob *blob)
+{
+    if (blob != NULL &&
+        atomic_fetch_sub_explicit(&blob->references, 1, memory_order_acq_rel) == 1)
+        free(blob);
+}

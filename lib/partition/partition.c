@@ -1,0 +1,918 @@
+/*
+ * Drives libraft's step engine: feeds events, and turns each update into writes of this turn's
+ * batch, messages, applied entries and changes of ownership.
+ *
+ *   event ──▶ raft_step ──▶ update: term, vote ─▶ batch (messages wait for it)
+ *                                   entries ────▶ batch, tail; PERSISTED after the ticket
+ *                                   messages ───▶ send, entries filled in
+ *                                   snapshot ───▶ need_range
+ *                                   commit ─────▶ apply, in the same batch as the applied index
+ *                                   state ──────▶ barrier, ownership
+ */
+#include "partition.h"
+
+#include "raft_message.h"
+#include "tail.h"
+
+/* One turn's writes that somebody waits for. */
+struct pending_write {
+    uint64_t ticket;
+    uint64_t last_index;    /* entries persisted up to here; 0 for none */
+    uint64_t applied_index; /* applied up to here; 0 for none */
+};
+
+/* A message that waits for a vote or term to be on disk. Never has entries. */
+struct held_message {
+    struct held_message *next;
+    uint64_t ticket;
+    uint64_t to;
+    struct replica_message message;
+};
+
+struct partition {
+    struct raft raft;
+    struct partition_settings settings;
+    struct partition_effects effects;
+    struct store *store;
+    struct tail tail;
+    uint64_t last_index;
+    struct applied applied;
+    uint64_t stored_index;
+
+    struct pending_write *writes; /* oldest first */
+    size_t write_count;
+    size_t write_room;
+    uint64_t vote_ticket; /* newest ticket with a term or vote in it */
+    uint64_t written_ticket;
+    struct held_message *held;
+    struct held_message **held_end;
+
+    struct checkpoint checkpoint;
+    struct buffer configuration; /* the committed one, packed */
+    uint64_t configuration_index;
+    size_t bytes_since_checkpoint;
+
+    bool owner;
+    uint64_t leading_term;   /* the term in which this replica leads, 0 when it doesn't */
+    uint64_t barrier_index;  /* ours of this term */
+    uint64_t read_barrier_index;
+    uint64_t read_barrier_ticket;
+    bool installing;
+    struct raft_snapshot_metadata install;
+    bool failed;
+    struct buffer scratch;
+};
+
+static void step(struct partition *p, struct raft_event *event, const struct turn *turn);
+
+static void fail(struct partition *p, const char *doing, const char *why)
+{
+    struct fault fault;
+
+    if (p->failed)
+        return;
+    p->failed = true;
+    (void)fault_set(&fault, STATUS_FAILED, "PARTITION_FAILED", "partition %u: %s: %s",
+                    p->settings.id, doing, why);
+    p->effects.failed(p->effects.context, p, &fault);
+}
+
+/* ---- writes ---- */
+
+static struct pending_write *write_of(struct partition *p, const struct turn *turn)
+{
+    if (p->write_count > 0 && p->writes[p->write_count - 1].ticket == turn->ticket)
+        return &p->writes[p->write_count - 1];
+    if (p->write_count == p->write_room) {
+        p->write_room = p->write_room == 0 ? 8 : p->write_room * 2;
+        p->writes = memory_grow(p->writes, p->write_room * sizeof *p->writes);
+    }
+    p->writes[p->write_count] = (struct pending_write){.ticket = turn->ticket};
+    return &p->writes[p->write_count++];
+}
+
+static void put_meta(struct partition *p, const char *name, const struct turn *turn)
+{
+    struct store_key key = key_partition_meta(p->settings.id, name);
+
+    store_batch_put(turn->batch, STORE_META, key_bytes(&key), buffer_bytes(&p->scratch));
+}
+
+static void write_vote(struct partition *p, const struct turn *turn)
+{
+    p->scratch.len = 0;
+    wire_vote_pack(&p->scratch, raft_current_term(&p->raft), raft_voted_for(&p->raft));
+    put_meta(p, "vote", turn);
+    (void)write_of(p, turn);
+    p->vote_ticket = turn->ticket;
+}
+
+static void delete_log(struct partition *p, uint64_t from, uint64_t to, const struct turn *turn)
+{
+    struct store_key first = key_log(p->settings.id, from);
+    struct store_key end = key_log(p->settings.id, to);
+
+    if (from < to)
+        store_batch_delete_range(turn->batch, STORE_LOG, key_bytes(&first), key_bytes(&end));
+}
+
+/* Entries from index on are replaced: nothing reported later may claim them. */
+static void forget_from(struct partition *p, uint64_t index, const struct turn *turn)
+{
+    delete_log(p, index, p->last_index + 1, turn);
+    tail_truncate(&p->tail, index);
+    for (size_t i = 0; i < p->write_count; i++)
+        if (p->writes[i].last_index >= index)
+            p->writes[i].last_index = index - 1;
+    p->last_index = index - 1;
+}
+
+static void write_entries(struct partition *p, uint64_t index, struct raft_entry *entries,
+                          unsigned count, const struct turn *turn)
+{
+    struct blob *blob = NULL;
+
+    if (index <= p->last_index)
+        forget_from(p, index, turn);
+    assert(index == p->last_index + 1);
+    for (unsigned i = 0; i < count; i++) {
+        bool engines_own = entries[i].batch == entries[i].buf.base; /* libraft's barrier */
+        struct log_entry entry = {
+            .term = entries[i].term,
+            .type = entries[i].type,
+            .payload = engines_own ? BYTES_NONE
+                                   : (struct bytes){entries[i].buf.base, entries[i].buf.len},
+        };
+        struct store_key key = key_log(p->settings.id, index + i);
+
+        p->scratch.len = 0;
+        wire_log_entry_pack(&p->scratch, &entry);
+        store_batch_put(turn->batch, STORE_LOG, key_bytes(&key), buffer_bytes(&p->scratch));
+        if (engines_own)
+            raft_free(entries[i].batch);
+        else
+            blob = entries[i].batch;
+        tail_append(&p->tail, &entry, engines_own ? NULL : blob);
+        p->bytes_since_checkpoint += entry.payload.len;
+    }
+    blob_drop(blob); /* the tail holds its own references */
+    p->last_index = index + count - 1;
+    write_of(p, turn)->last_index = p->last_index;
+}
+
+/* ---- messages ---- */
+
+static void send_or_hold(struct partition *p, uint64_t to, const struct replica_message *message)
+{
+    struct held_message *held;
+
+    if (p->vote_ticket <= p->written_ticket) {
+        p->effects.send(p->effects.context, p, to, message);
+        return;
+    }
+    if (message->entry_count > 0 || message->configuration.len > 0)
+        return; /* Raft sends it again */
+    held = memory_take(sizeof *held);
+    *held = (struct held_message){NULL, p->vote_ticket, to, *message};
+    *p->held_end = held;
+    p->held_end = &held->next;
+}
+
+static void release_held(struct partition *p)
+{
+    while (p->held != NULL && p->held->ticket <= p->written_ticket) {
+        struct held_message *held = p->held;
+
+        p->held = held->next;
+        if (p->held == NULL)
+            p->held_end = &p->held;
+        p->effects.send(p->effects.context, p, held->to, &held->message);
+        free(held);
+    }
+}
+
+/* Entries [from, from+count) as one or more messages of bounded size. Older ones than the tail
+ * are read from the log. */
+static void send_entries(struct partition *p, uint64_t to, struct replica_message *message,
+                         unsigned count)
+{
+    uint64_t from = message->log_index + 1;
+    uint64_t end = from + count;
+    struct log_entry piece[256];
+    struct arena arena = {0};
+    struct store_cursor *cursor = NULL;
+    struct fault fault;
+
+    if (tail_at(&p->tail, from) == NULL) {
+        struct store_key first = key_log(p->settings.id, from);
+        struct store_key last = key_log(p->settings.id, end);
+
+        cursor = store_cursor_new(p->store, STORE_LOG, key_bytes(&first), key_bytes(&last), false);
+    }
+    while (from < end) {
+        size_t n = 0;
+        size_t bytes = 0;
+
+        while (from + n < end && n < COUNT_OF(piece) && bytes < FRAME_BYTES_TARGET) {
+            const struct log_entry *entry = tail_at(&p->tail, from + n);
+            struct bytes key;
+            struct bytes value;
+
+            if (entry != NULL) {
+                piece[n] = *entry;
+            } else if (cursor != NULL &&
+                       store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK &&
+                       key_last_number(key) == from + n &&
+                       wire_log_entry_decode(arena_copy(&arena, value), &piece[n], &fault) ==
+                           STATUS_OK) {
+                /* read */
+            } else {
+                end = from + n; /* not on disk yet: Raft asks again */
+                break;
+            }
+            bytes += piece[n].payload.len;
+            n++;
+        }
+        if (n == 0)
+            break;
+        message->entries = piece;
+        message->entry_count = n;
+        send_or_hold(p, to, message);
+        message->log_index = from + n - 1;
+        message->log_term = piece[n - 1].term;
+        from += n;
+        arena_reset(&arena);
+    }
+    store_cursor_free(cursor);
+    arena_release(&arena);
+}
+
+static void send_message(struct partition *p, const struct raft_message *in)
+{
+    struct replica_message message;
+
+    replica_message_from_raft(&message, in, p->settings.id);
+    if (in->type == RAFT_APPEND_ENTRIES && in->append_entries.n_entries > 0) {
+        send_entries(p, in->server_id, &message, in->append_entries.n_entries);
+        return;
+    }
+    if (in->type == RAFT_INSTALL_SNAPSHOT) {
+        message.configuration = buffer_bytes(&p->configuration);
+        message.configuration_index = p->configuration_index;
+    }
+    send_or_hold(p, in->server_id, &message);
+}
+
+/* ---- applying ---- */
+
+static enum status entry_at(struct partition *p, uint64_t index, struct arena *arena,
+                            struct log_entry *entry, struct fault *fault)
+{
+    const struct log_entry *found = tail_at(&p->tail, index);
+    struct store_key key = key_log(p->settings.id, index);
+    struct bytes value;
+    enum status status;
+
+    if (found != NULL) {
+        *entry = *found;
+        return STATUS_OK;
+    }
+    status = store_get(p->store, STORE_LOG, key_bytes(&key), arena, &value, fault);
+    return status == STATUS_OK ? wire_log_entry_decode(value, entry, fault) : status;
+}
+
+static void apply_change(struct partition *p, uint64_t index, struct bytes payload,
+                         const struct turn *turn)
+{
+    struct raft_event event = {.type = RAFT_CONFIGURATION};
+    struct raft_buffer packed = {(void *)payload.data, payload.len};
+
+    p->configuration.len = 0;
+    buffer_add(&p->configuration, payload.data, payload.len);
+    p->configuration_index = index;
+    event.configuration.index = index;
+    raft_configuration_init(&event.configuration.conf);
+    if (raft_configuration_decode(&packed, &event.configuration.conf) != 0) {
+        fail(p, "cannot apply a configuration", "malformed");
+        return;
+    }
+    step(p, &event, turn);
+}
+
+static void apply_committed(struct partition *p, const struct turn *turn)
+{
+    uint64_t commit = raft_commit_index(&p->raft);
+    struct arena arena = {0};
+    bool any = false;
+
+    while (p->applied.index < commit && !p->failed) {
+        uint64_t index = p->applied.index + 1;
+        struct log_entry entry;
+        struct fault fault = {.message = "missing"};
+
+        if (entry_at(p, index, &arena, &entry, &fault) != STATUS_OK) {
+            fail(p, "cannot read a committed log entry", fault.message);
+            break;
+        }
+        p->applied.index = index;
+        p->applied.term = entry.term;
+        if (entry.type == RAFT_COMMAND)
+            p->effects.apply(p->effects.context, p, index, entry.payload, &p->applied,
+                             turn->batch);
+        else if (entry.type == RAFT_CHANGE)
+            apply_change(p, index, entry.payload, turn);
+        any = true;
+    }
+    arena_release(&arena);
+    if (!any)
+        return;
+    p->scratch.len = 0;
+    wire_applied_pack(&p->scratch, &p->applied);
+    put_meta(p, "applied", turn);
+    write_of(p, turn)->applied_index = p->applied.index;
+}
+
+/* ---- ownership ---- */
+
+static void set_owner(struct partition *p, bool owner)
+{
+    if (p->owner == owner)
+        return;
+    p->owner = owner;
+    p->effects.ownership(p->effects.context, p, owner);
+}
+
+static enum status submit(struct partition *p, enum raft_entry_type type, struct blob *payload,
+                          const struct turn *turn, uint64_t *index)
+{
+    struct raft_entry entry = {
+        .term = raft_current_term(&p->raft),
+        .type = type,
+        .buf = {payload->data, payload->len},
+        .batch = payload,
+    };
+    struct raft_event event = {.type = RAFT_SUBMIT, .submit = {&entry, 1}};
+    uint64_t before = p->last_index;
+
+    if (p->failed || raft_state(&p->raft) != RAFT_LEADER || raft_transferee(&p->raft) != 0) {
+        blob_drop(payload);
+        return STATUS_NOT_OWNER;
+    }
+    *index = before + 1;
+    step(p, &event, turn);
+    if (p->last_index == before) { /* refused: the majority's disks are full */
+        blob_drop(payload);
+        return STATUS_EXHAUSTED;
+    }
+    return STATUS_OK;
+}
+
+/* Our barrier of this term: owner once it is applied and stored. */
+static void begin_leading(struct partition *p, const struct turn *turn)
+{
+    uint64_t index;
+
+    p->leading_term = raft_current_term(&p->raft);
+    p->read_barrier_ticket = 0;
+    p->barrier_index = 0;
+    if (submit(p, RAFT_BARRIER, blob_new(0), turn, &index) == STATUS_OK)
+        p->barrier_index = index;
+}
+
+static void follow_state(struct partition *p, const struct turn *turn)
+{
+    bool leads = raft_state(&p->raft) == RAFT_LEADER;
+
+    if (p->leading_term != 0 && (!leads || p->leading_term != raft_current_term(&p->raft))) {
+        p->leading_term = 0;
+        set_owner(p, false);
+    }
+    if (leads && p->leading_term == 0)
+        begin_leading(p, turn);
+    if (p->leading_term != 0 && p->barrier_index != 0 && p->stored_index >= p->barrier_index)
+        set_owner(p, true);
+}
+
+/* ---- the step ---- */
+
+static void begin_install(struct partition *p, const struct raft_update *update)
+{
+    p->installing = true;
+    p->install = update->snapshot.metadata;
+    raft_free(update->snapshot.chunk.base);
+    tail_restart(&p->tail, update->snapshot.metadata.index + 1);
+    for (size_t i = 0; i < p->write_count; i++)
+        p->writes[i].last_index = 0;
+    p->effects.need_range(p->effects.context, p, partition_view(p).leader,
+                          update->snapshot.metadata.index, update->snapshot.metadata.term);
+}
+
+static void step(struct partition *p, struct raft_event *event, const struct turn *turn)
+{
+    struct raft_update update = {0};
+    int code;
+
+    if (p->failed)
+        return;
+    event->time = turn->now_ms;
+    event->capacity = 0xFFFF;
+    code = raft_step(&p->raft, event, &update);
+    if (code == RAFT_NOTLEADER || code == RAFT_NOSPACE || code == RAFT_CANTCHANGE ||
+        code == RAFT_BADID || code == RAFT_NOTFOUND)
+        return; /* refusals; the caller sees that nothing moved */
+    if (code != 0) {
+        fail(p, "the consensus engine stopped", raft_strerror(code));
+        return;
+    }
+    if (update.flags & (RAFT_UPDATE_CURRENT_TERM | RAFT_UPDATE_VOTED_FOR))
+        write_vote(p, turn);
+    if (update.flags & RAFT_UPDATE_ENTRIES) /* the array is the event's, the payloads are ours */
+        write_entries(p, update.entries.index, update.entries.batch, update.entries.n, turn);
+    if (update.flags & RAFT_UPDATE_SNAPSHOT)
+        begin_install(p, &update);
+    if (update.flags & RAFT_UPDATE_MESSAGES)
+        for (unsigned i = 0; i < update.messages.n; i++)
+            send_message(p, &update.messages.batch[i]);
+    if (update.flags & RAFT_UPDATE_COMMIT_INDEX)
+        apply_committed(p, turn);
+    follow_state(p, turn);
+}
+
+void partition_receive(struct partition *p, uint64_t from, const struct replica_message *message,
+                       const struct turn *turn)
+{
+    struct raft_message in;
+    struct raft_entry *entries =
+        message->entry_count == 0 ? NULL : memory_take(message->entry_count * sizeof *entries);
+    char address[32];
+    struct raft_event event = {.type = RAFT_RECEIVE};
+
+    if (replica_message_to_raft(&in, entries, message, from, address, sizeof address) ==
+        STATUS_OK) {
+        event.receive.message = &in;
+        step(p, &event, turn);
+    }
+    free(entries);
+}
+
+void partition_tick(struct partition *p, const struct turn *turn)
+{
+    struct raft_event event = {.type = RAFT_TIMEOUT};
+
+    if (turn->now_ms >= partition_deadline(p))
+        step(p, &event, turn);
+}
+
+uint64_t partition_deadline(const struct partition *p)
+{
+    return p->failed ? UINT64_MAX : raft_timeout(&p->raft);
+}
+
+/* ---- checkpoints ---- */
+
+static void take_checkpoint(struct partition *p, const struct turn *turn)
+{
+    struct raft_event event = {.type = RAFT_SNAPSHOT};
+    struct raft_buffer packed = {p->configuration.data, p->configuration.len};
+    uint64_t index = p->applied.index;
+
+    event.snapshot.metadata.index = index;
+    event.snapshot.metadata.term = p->applied.term;
+    event.snapshot.metadata.configuration_index = p->configuration_index;
+    event.snapshot.trailing = LOG_TRAILING_ENTRIES;
+    raft_configuration_init(&event.snapshot.metadata.configuration);
+    if (raft_configuration_decode(&packed, &event.snapshot.metadata.configuration) != 0)
+        return;
+    p->checkpoint = (struct checkpoint){index, p->applied.term, p->configuration_index,
+                                        buffer_bytes(&p->configuration)};
+    p->scratch.len = 0;
+    wire_checkpoint_pack(&p->scratch, &p->checkpoint);
+    put_meta(p, "checkpoint", turn);
+    if (index > LOG_TRAILING_ENTRIES)
+        delete_log(p, 0, index - LOG_TRAILING_ENTRIES + 1, turn);
+    p->bytes_since_checkpoint = 0;
+    (void)write_of(p, turn);
+    step(p, &event, turn);
+}
+
+static void maybe_checkpoint(struct partition *p, const struct turn *turn)
+{
+    uint64_t since = p->applied.index - p->checkpoint.index;
+
+    /* The effects up to the applied index are in this or an earlier batch, and batches reach the
+     * disk in order: the checkpoint can't be there without them. */
+    if (p->installing || p->applied.index <= p->checkpoint.index ||
+        p->applied.index > p->last_index)
+        return;
+    if (since >= LOG_CHECKPOINT_ENTRIES ||
+        (p->bytes_since_checkpoint >= LOG_CHECKPOINT_BYTES && since > LOG_TRAILING_ENTRIES))
+        take_checkpoint(p, turn);
+}
+
+void partition_written(struct partition *p, uint64_t ticket, const struct turn *turn)
+{
+    uint64_t persisted = 0;
+    size_t done = 0;
+
+    p->written_ticket = ticket;
+    while (done < p->write_count && p->writes[done].ticket <= ticket) {
+        if (p->writes[done].last_index > persisted)
+            persisted = p->writes[done].last_index;
+        if (p->writes[done].applied_index > p->stored_index)
+            p->stored_index = p->writes[done].applied_index;
+        done++;
+    }
+    if (done == 0)
+        return;
+    p->write_count -= done;
+    memmove(p->writes, p->writes + done, p->write_count * sizeof *p->writes);
+    release_held(p);
+    if (persisted > p->raft.last_stored && !p->installing) {
+        struct raft_event event = {.type = RAFT_PERSISTED_ENTRIES};
+
+        event.persisted_entries.index = persisted;
+        step(p, &event, turn);
+    }
+    follow_state(p, turn);
+    tail_trim(&p->tail, p->stored_index < p->raft.last_stored ? p->stored_index + 1
+                                                              : p->raft.last_stored + 1);
+    maybe_checkpoint(p, turn);
+}
+
+void partition_installed(struct partition *p, const struct applied *applied,
+                         const struct turn *turn)
+{
+    struct raft_event event = {.type = RAFT_PERSISTED_SNAPSHOT};
+    struct raft_buffer packed;
+    uint64_t index = p->install.index;
+
+    assert(p->installing);
+    assert(applied->index >= index);
+    delete_log(p, 0, UINT64_MAX, turn);
+    if (applied->index > p->applied.index)
+        p->applied = *applied;
+    p->stored_index = p->applied.index;
+    p->last_index = index;
+    p->configuration.len = 0;
+    if (raft_configuration_encode(&p->install.configuration, &packed) == 0) {
+        buffer_add(&p->configuration, packed.base, packed.len);
+        raft_free(packed.base);
+    }
+    p->configuration_index = p->install.configuration_index;
+    p->checkpoint = (struct checkpoint){index, p->install.term, p->configuration_index,
+                                        buffer_bytes(&p->configuration)};
+    p->scratch.len = 0;
+    wire_checkpoint_pack(&p->scratch, &p->checkpoint);
+    put_meta(p, "checkpoint", turn);
+    p->scratch.len = 0;
+    wire_applied_pack(&p->scratch, &p->applied);
+    put_meta(p, "applied", turn);
+    (void)write_of(p, turn);
+    p->bytes_since_checkpoint = 0;
+    p->installing = false;
+    event.persisted_snapshot.metadata = p->install;
+    event.persisted_snapshot.last = true;
+    p->vote_ticket = turn->ticket; /* the answer waits for this batch */
+    step(p, &event, turn);
+}
+
+/* ---- what the owner may ask ---- */
+
+enum status partition_submit(struct partition *p, struct blob *payload, const struct turn *turn,
+                             uint64_t *index)
+{
+    if (!p->owner) {
+        blob_drop(payload);
+        return STATUS_NOT_OWNER;
+    }
+    return submit(p, RAFT_COMMAND, payload, turn, index);
+}
+
+enum status partition_read_barrier(struct partition *p, const struct turn *turn, uint64_t *index)
+{
+    enum status status = STATUS_OK;
+
+    if (!p->owner)
+        return STATUS_NOT_OWNER;
+    if (p->read_barrier_ticket != turn->ticket) {
+        status = submit(p, RAFT_BARRIER, blob_new(0), turn, &p->read_barrier_index);
+        if (status == STATUS_OK)
+            p->read_barrier_ticket = turn->ticket;
+    }
+    *index = p->read_barrier_index;
+    return status;
+}
+
+enum status partition_transfer(struct partition *p, uint64_t to, const struct turn *turn)
+{
+    struct raft_event event = {.type = RAFT_TRANSFER, .transfer = {to}};
+
+    if (raft_state(&p->raft) != RAFT_LEADER || raft_transferee(&p->raft) != 0)
+        return STATUS_NOT_OWNER;
+    step(p, &event, turn);
+    return raft_state(&p->raft) == RAFT_LEADER && raft_transferee(&p->raft) == 0
+               ? STATUS_UNAVAILABLE
+               : STATUS_OK;
+}
+
+/* ---- what it knows ---- */
+
+struct partition_view partition_view(const struct partition *partition)
+{
+    struct partition *p = (struct partition *)partition; /* libraft's readers aren't const */
+    struct partition_view view = {
+        .id = p->settings.id,
+        .owner = p->owner,
+        .leading = raft_state(&p->raft) == RAFT_LEADER,
+        .term = raft_current_term(&p->raft),
+        .commit_index = raft_commit_index(&p->raft),
+        .stored_index = p->stored_index,
+        .last_index = p->last_index,
+        .applied = p->applied,
+        .installing = p->installing,
+        .transferring = raft_state(&p->raft) == RAFT_LEADER && raft_transferee(&p->raft) != 0,
+    };
+    raft_id id = 0;
+    const char *address = NULL;
+
+    raft_leader(&p->raft, &id, &address);
+    view.leader = id;
+    return view;
+}
+
+uint64_t partition_stored_index(const struct partition *p)
+{
+    return p->stored_index;
+}
+
+bool partition_is_owner(const struct partition *p)
+{
+    return p->owner;
+}
+
+bool partition_replica_current(const struct partition *p, uint64_t replica)
+{
+    raft_index match = 0;
+
+    return raft_match_index(&p->raft, replica, &match) == 0 && match + 64 >= p->last_index;
+}
+
+/* ---- birth and death ---- */
+
+static enum status load_meta(struct partition *p, const char *name, struct arena *arena,
+                             struct bytes *value, struct fault *fault)
+{
+    struct store_key key = key_partition_meta(p->settings.id, name);
+
+    return store_get(p->store, STORE_META, key_bytes(&key), arena, value, fault);
+}
+
+static enum status make_configuration(struct partition *p)
+{
+    struct raft_configuration configuration;
+    struct raft_buffer packed;
+    char address[32];
+
+    raft_configuration_init(&configuration);
+    for (size_t i = 0; i < p->settings.replica_count; i++) {
+        replica_address(address, sizeof address, p->settings.replicas[i]);
+        if (raft_configuration_add(&configuration, p->settings.replicas[i], address, RAFT_VOTER) !=
+            0) {
+            raft_configuration_close(&configuration);
+            return STATUS_INVALID;
+        }
+    }
+    if (raft_configuration_encode(&configuration, &packed) != 0) {
+        raft_configuration_close(&configuration);
+        return STATUS_FAILED;
+    }
+    buffer_add(&p->configuration, packed.base, packed.len);
+    raft_free(packed.base);
+    raft_configuration_close(&configuration);
+    p->configuration_index = 1;
+    return STATUS_OK;
+}
+
+/* The first entry of every replica's log: the founding configuration, in term 1. */
+static void found(struct partition *p, const struct turn *turn)
+{
+    struct log_entry entry = {1, RAFT_CHANGE, buffer_bytes(&p->configuration)};
+    struct store_key key = key_log(p->settings.id, 1);
+
+    p->scratch.len = 0;
+    wire_log_entry_pack(&p->scratch, &entry);
+    store_batch_put(turn->batch, STORE_LOG, key_bytes(&key), buffer_bytes(&p->scratch));
+    p->scratch.len = 0;
+    wire_vote_pack(&p->scratch, 1, 0);
+    put_meta(p, "vote", turn);
+    (void)write_of(p, turn);
+    p->vote_ticket = turn->ticket;
+}
+
+struct loaded_log {
+    struct raft_entry *entries;
+    size_t count;
+    size_t room;
+    uint64_t first;
+};
+
+/* All entries' terms and types; payloads only of configurations, and of those still to apply. */
+static enum status load_log(struct partition *p, struct loaded_log *log, struct arena *arena,
+                            struct fault *fault)
+{
+    struct store_key from = key_partition_begin(p->settings.id);
+    struct store_key to = key_partition_end(p->settings.id);
+    struct store_cursor *cursor =
+        store_cursor_new(p->store, STORE_LOG, key_bytes(&from), key_bytes(&to), false);
+    struct bytes key;
+    struct bytes value;
+    enum status status;
+
+    while ((status = store_cursor_next(cursor, &key, &value, fault)) == STATUS_OK) {
+        struct log_entry entry;
+        uint64_t index = key_last_number(key);
+
+        status = wire_log_entry_decode(value, &entry, fault);
+        if (status != STATUS_OK)
+            break;
+        if (log->count == 0)
+            log->first = index;
+        if (index != log->first + log->count) {
+            status = fault_set(fault, STATUS_DAMAGED, "DAMAGED_LOG",
+                               "the log of partition %u has a gap before index %llu",
+                               p->settings.id, (unsigned long long)index);
+            break;
+        }
+        if (log->count == log->room) {
+            log->room = log->room == 0 ? 64 : log->room * 2;
+            log->entries = memory_grow(log->entries, log->room * sizeof *log->entries);
+        }
+        log->entries[log->count] = (struct raft_entry){
+            .term = entry.term, .type = (enum raft_entry_type)entry.type, .batch = arena};
+        if (entry.type == RAFT_CHANGE) {
+            struct bytes copy = arena_copy(arena, entry.payload);
+
+            log->entries[log->count].buf = (struct raft_buffer){(void *)copy.data, copy.len};
+        }
+        log->count++;
+    }
+    store_cursor_free(cursor);
+    return status == STATUS_NOT_FOUND ? STATUS_OK : status;
+}
+
+static enum status start(struct partition *p, const struct turn *turn, struct fault *fault)
+{
+    struct arena arena = {0};
+    struct loaded_log log = {0};
+    struct raft_event event = {.type = RAFT_START};
+    struct raft_snapshot_metadata metadata = {0};
+    struct bytes value;
+    uint64_t term = 0;
+    uint64_t voted_for = 0;
+    enum status status = load_meta(p, "vote", &arena, &value, fault);
+    bool is_new = status == STATUS_NOT_FOUND;
+
+    if (is_new) {
+        status = make_configuration(p);
+        if (status != STATUS_OK)
+            goto out;
+        found(p, turn);
+        log.entries = memory_zero(1, sizeof *log.entries);
+        log.entries[0] = (struct raft_entry){.term = 1,
+                                             .type = RAFT_CHANGE,
+                                             .buf = {p->configuration.data, p->configuration.len},
+                                             .batch = p};
+        log.count = 1;
+        log.first = 1;
+        term = 1;
+    } else {
+        if (status == STATUS_OK)
+            status = wire_vote_decode(value, &term, &voted_for, fault);
+        if (status == STATUS_OK) {
+            status = load_meta(p, "applied", &arena, &value, fault);
+            status = status == STATUS_NOT_FOUND ? STATUS_OK
+                     : status == STATUS_OK      ? wire_applied_decode(value, &p->applied, fault)
+                                                : status;
+        }
+        if (status == STATUS_OK) {
+            status = load_meta(p, "checkpoint", &arena, &value, fault);
+            if (status == STATUS_OK)
+                status = wire_checkpoint_decode(value, &arena, &p->checkpoint, fault);
+            else if (status == STATUS_NOT_FOUND)
+                status = STATUS_OK;
+        }
+        if (status == STATUS_OK)
+            status = load_log(p, &log, &arena, fault);
+        if (status != STATUS_OK)
+            goto out;
+    }
+    event.start.term = term;
+    event.start.voted_for = voted_for;
+    if (p->checkpoint.index > 0) {
+        struct raft_buffer packed = {(void *)p->checkpoint.configuration.data,
+                                     p->checkpoint.configuration.len};
+
+        metadata.index = p->checkpoint.index;
+        metadata.term = p->checkpoint.term;
+        metadata.configuration_index = p->checkpoint.configuration_index;
+        raft_configuration_init(&metadata.configuration);
+        if (raft_configuration_decode(&packed, &metadata.configuration) != 0) {
+            status = fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD",
+                               "the checkpoint of partition %u is malformed", p->settings.id);
+            goto out;
+        }
+        buffer_add(&p->configuration, packed.base, packed.len);
+        p->configuration_index = p->checkpoint.configuration_index;
+        p->checkpoint.configuration = buffer_bytes(&p->configuration);
+        event.start.metadata = &metadata;
+    } else if (!is_new) {
+        if (log.count == 0 || log.first != 1 || log.entries[0].type != RAFT_CHANGE) {
+            status = fault_set(fault, STATUS_DAMAGED, "DAMAGED_LOG",
+                               "the log of partition %u has lost its beginning", p->settings.id);
+            goto out;
+        }
+        buffer_add(&p->configuration, log.entries[0].buf.base, log.entries[0].buf.len);
+        p->configuration_index = 1;
+    }
+    event.start.start_index = log.count > 0 ? log.first : p->checkpoint.index + 1;
+    event.start.entries = log.entries;
+    event.start.n_entries = (unsigned)log.count;
+    p->last_index = event.start.start_index + log.count - 1;
+    if (p->applied.index > p->last_index && p->checkpoint.index == 0) {
+        status = fault_set(fault, STATUS_DAMAGED, "DAMAGED_LOG",
+                           "partition %u has applied index %llu but its log ends at %llu",
+                           p->settings.id, (unsigned long long)p->applied.index,
+                           (unsigned long long)p->last_index);
+        goto out;
+    }
+    p->stored_index = p->applied.index;
+    tail_restart(&p->tail, is_new ? 1 : p->last_index + 1);
+    if (is_new) { /* its first entry is applied before it can be read from the store */
+        struct blob *blob = blob_new(p->configuration.len);
+        struct log_entry first = {1, RAFT_CHANGE, {blob->data, blob->len}};
+
+        memcpy(blob->data, p->configuration.data, blob->len);
+        tail_append(&p->tail, &first, blob);
+        blob_drop(blob);
+    }
+    step(p, &event, turn);
+    status = p->failed ? STATUS_FAILED : STATUS_OK;
+out:
+    free(log.entries);
+    arena_release(&arena);
+    return status;
+}
+
+enum status partition_new(struct partition **out, const struct partition_settings *settings,
+                          const struct partition_effects *effects, struct store *store,
+                          const struct turn *turn, struct fault *fault)
+{
+    struct partition *p = memory_zero(1, sizeof *p);
+    char address[32];
+    enum status status;
+
+    p->settings = *settings;
+    p->effects = *effects;
+    p->store = store;
+    p->held_end = &p->held;
+    replica_address(address, sizeof address, settings->node_id);
+    if (raft_init(&p->raft, NULL, NULL, settings->node_id, address) != 0) {
+        free(p);
+        return fault_set(fault, STATUS_FAILED, "PARTITION_FAILED",
+                         "cannot start the consensus engine");
+    }
+    raft_seed(&p->raft, settings->seed);
+    raft_set_pre_vote(&p->raft, true);
+    raft_set_election_timeout(&p->raft, settings->election_ms);
+    raft_set_heartbeat_timeout(&p->raft, settings->heartbeat_ms);
+    raft_set_max_inflight_entries(&p->raft, LOG_INFLIGHT_MAX);
+    /* A range takes longer than a message; asking again early would start it anew. */
+    raft_set_install_snapshot_timeout(&p->raft, 30000);
+    status = start(p, turn, fault);
+    if (status != STATUS_OK) {
+        partition_free(p);
+        return status;
+    }
+    *out = p;
+    return STATUS_OK;
+}
+
+void partition_free(struct partition *p)
+{
+    if (p == NULL)
+        return;
+    while (p->held != NULL) {
+        struct held_message *next = p->held->next;
+
+        free(p->held);
+        p->held = next;
+    }
+    if (p->installing)
+        raft_configuration_close(&p->install.configuration);
+    raft_close(&p->raft, NULL);
+    tail_release(&p->tail);
+    buffer_release(&p->configuration);
+    buffer_release(&p->scratch);
+    free(p->writes);
+    free(p);
+}

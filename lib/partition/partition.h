@@ -1,0 +1,112 @@
+/*
+ * One replica of one partition: a Raft server (libraft's step engine), its log in the store, and
+ * the rule of ownership. Sans-IO: every call gets a turn (the time and the batch that this turn's
+ * writes go into) and answers with effects, which only record what is to be done.
+ *
+ * Always true: a message that depends on a write leaves after that write was reported done; what
+ * was committed is applied once, in order, in the same batch as the applied index; this replica
+ * is the owner only while it leads AND everything committed before its term is applied and stored.
+ *
+ * Thread rule: one thread per replica.
+ */
+#ifndef CAIRN_PARTITION_H
+#define CAIRN_PARTITION_H
+
+#include "base/base.h"
+#include "store/store.h"
+#include "wire/wire.h"
+
+struct partition;
+
+/* One turn of the driver. Its batch is written as a whole and then reported with its ticket. */
+struct turn {
+    uint64_t now_ms;
+    struct store_batch *batch;
+    uint64_t ticket; /* grows from turn to turn */
+};
+
+struct partition_settings {
+    uint16_t id;
+    uint64_t node_id;
+    const uint64_t *replicas; /* the first is the preferred owner */
+    size_t replica_count;
+    unsigned election_ms;
+    unsigned heartbeat_ms;
+    uint32_t seed;
+};
+
+/* What a partition asks its driver to do. None of these calls back into the partition. */
+struct partition_effects {
+    void *context;
+    void (*send)(void *context, struct partition *partition, uint64_t to,
+                 const struct replica_message *message);
+    /* Put the effects of one committed payload into the batch and advance next_position and
+     * last_time_ms. Called on every replica, in log order. */
+    void (*apply)(void *context, struct partition *partition, uint64_t index, struct bytes payload,
+                  struct applied *applied, struct store_batch *batch);
+    /* Ownership by this replica began or ended. */
+    void (*ownership)(void *context, struct partition *partition, bool owner);
+    /* This replica fell behind the leader's log: get the key range, then partition_installed(). */
+    void (*need_range)(void *context, struct partition *partition, uint64_t leader,
+                       uint64_t index, uint64_t term);
+    /* The replica can't go on; the fault says why. */
+    void (*failed)(void *context, struct partition *partition, const struct fault *fault);
+};
+
+/* Load the replica from the store, or found it there. */
+MUST_USE enum status partition_new(struct partition **out,
+                                   const struct partition_settings *settings,
+                                   const struct partition_effects *effects, struct store *store,
+                                   const struct turn *turn, struct fault *fault);
+void partition_free(struct partition *partition);
+
+/* ---- what happened ---- */
+
+void partition_receive(struct partition *partition, uint64_t from,
+                       const struct replica_message *message, const struct turn *turn);
+/* Time passed: call when partition_deadline() is reached. */
+void partition_tick(struct partition *partition, const struct turn *turn);
+uint64_t partition_deadline(const struct partition *partition);
+/* All batches up to the ticket are on disk. */
+void partition_written(struct partition *partition, uint64_t ticket, const struct turn *turn);
+/* The range asked for by need_range is in the store, its applied index as given. The last writes
+ * go into this turn's batch. */
+void partition_installed(struct partition *partition, const struct applied *applied,
+                         const struct turn *turn);
+
+/* ---- what the owner may ask ---- */
+
+/* Append one payload. Takes the blob. On success *index is where it will be committed, or lost
+ * when ownership ends first. NOT_OWNER or EXHAUSTED otherwise. */
+MUST_USE enum status partition_submit(struct partition *partition, struct blob *payload,
+                                      const struct turn *turn, uint64_t *index);
+/* A read that starts now must wait until stored_index reaches *index. Shared by the reads of one
+ * turn. */
+MUST_USE enum status partition_read_barrier(struct partition *partition, const struct turn *turn,
+                                            uint64_t *index);
+/* Hand leadership to another replica (0: the best one). */
+MUST_USE enum status partition_transfer(struct partition *partition, uint64_t to,
+                                        const struct turn *turn);
+
+/* ---- what it knows ---- */
+
+struct partition_view {
+    uint16_t id;
+    bool owner;
+    bool leading;   /* leads, maybe not yet as the owner */
+    uint64_t leader; /* 0 when unknown */
+    uint64_t term;
+    uint64_t commit_index;
+    uint64_t stored_index; /* applied, and in the store for readers */
+    uint64_t last_index;
+    struct applied applied;
+    bool installing;
+    bool transferring;
+};
+struct partition_view partition_view(const struct partition *partition);
+uint64_t partition_stored_index(const struct partition *partition);
+bool partition_is_owner(const struct partition *partition);
+/* True when the other replica has (nearly) all of this leader's log and answers. */
+bool partition_replica_current(const struct partition *partition, uint64_t replica);
+
+#endif

@@ -1,0 +1,40 @@
+/* Shared by the files of this folder. */
+#ifndef CAIRN_RPC_INTERNAL_H
+#define CAIRN_RPC_INTERNAL_H
+
+#include <grpc/byte_buffer.h>
+#include <grpc/byte_buffer_reader.h>
+#include <grpc/grpc.h>
+#include <grpc/grpc_security.h>
+#include <grpc/slice.h>
+#include <grpc/support/time.h>
+#include <pthread.h>
+
+#include "rpc.h"
+
+/* Every completion queue tag is the address of one of these. */
+struct tag {
+    void (*done)(struct tag *tag, bool ok);
+};
+
+struct rpc_loop {
+    grpc_completion_queue *queue;
+    pthread_t thread;
+};
+
+struct rpc_channel {
+    grpc_channel *channel;
+    struct rpc_loop *loop;
+};
+
+/* Contiguous bytes of a message; the slice keeps them. */
+grpc_slice rpc_contiguous(grpc_byte_buffer *buffer);
+grpc_byte_buffer *rpc_message(struct bytes b);
+uint64_t rpc_deadline_ms(gpr_timespec deadline);
+
+/* A stream for a call that the server has just accepted. Takes the call. */
+struct rpc_stream *rpc_stream_accept(struct rpc_loop *loop, grpc_call *call,
+                                     const struct rpc_stream_events *events, void *context,
+                                     uint64_t deadline_ms);
+
+#endif

@@ -1,0 +1,109 @@
+/*
+ * A small asynchronous layer on gRPC C core: unary calls and streams, served and made, driven by
+ * poller threads over completion queues. The only folder that knows gRPC.
+ *
+ * Thread rule: callbacks come from poller threads and must not wait; everything that answers,
+ * sends or closes may be called from any thread.
+ */
+#ifndef CAIRN_RPC_H
+#define CAIRN_RPC_H
+
+#include "base/base.h"
+
+/* ---- the loop: one completion queue and its thread ---- */
+
+struct rpc_loop;
+
+MUST_USE enum status rpc_loop_new(struct rpc_loop **out);
+/* Runs until everything that uses the loop is gone. Call after servers and channels are stopped. */
+void rpc_loop_free(struct rpc_loop *loop);
+
+/* ---- serving ---- */
+
+struct rpc_server;
+struct rpc_call;
+struct rpc_stream;
+
+/* What a stream tells its user. `user` is what rpc_stream_set_user() was given. */
+struct rpc_stream_events {
+    /* Server side only: a client opened it. */
+    void (*opened)(void *context, struct rpc_stream *stream);
+    /* The bytes are borrowed. The next message comes after this returns and reading isn't paused. */
+    void (*message)(void *user, struct rpc_stream *stream, struct bytes message);
+    /* The other side finished sending (client half-closed). */
+    void (*finished)(void *user, struct rpc_stream *stream);
+    /* Last callback. Client side: the status that the server gave; server side: code 1
+     * (cancelled) when the client went away, 0 otherwise. Then drop the stream. */
+    void (*closed)(void *user, struct rpc_stream *stream, int code, const char *message);
+    /* Everything sent so far went to the transport. May be NULL. */
+    void (*drained)(void *user, struct rpc_stream *stream);
+};
+
+struct rpc_method {
+    const char *path; /* "/package.Service/Method" */
+    void *context;
+    /* One of the two. The request stays valid until the call is answered. */
+    void (*unary)(void *context, struct rpc_call *call, struct bytes request);
+    const struct rpc_stream_events *stream;
+};
+
+struct rpc_server_settings {
+    const char *listen; /* host:port */
+    const struct rpc_method *methods;
+    size_t method_count;
+    uint32_t message_bytes_max;
+};
+
+/* Starts to serve. A taken port is a fault that names it. */
+MUST_USE enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
+                                    const struct rpc_server_settings *settings,
+                                    struct fault *fault);
+int rpc_server_port(const struct rpc_server *server);
+/* No new calls; waits up to grace_ms for the running ones, then cancels them. */
+void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms);
+void rpc_server_free(struct rpc_server *server);
+
+/* Monotonic milliseconds; UINT64_MAX when the caller gave no deadline. */
+uint64_t rpc_call_deadline_ms(const struct rpc_call *call);
+/* Exactly one of these for each call. */
+void rpc_call_reply(struct rpc_call *call, struct bytes message);
+void rpc_call_fail(struct rpc_call *call, int code, const char *message, struct bytes details);
+
+/* ---- streams ---- */
+
+void rpc_stream_set_user(struct rpc_stream *stream, void *user);
+void *rpc_stream_user(const struct rpc_stream *stream);
+uint64_t rpc_stream_deadline_ms(const struct rpc_stream *stream);
+const char *rpc_stream_peer(struct rpc_stream *stream, char *out, size_t room);
+/* Copies the bytes. Nothing happens once the stream is closed. */
+void rpc_stream_send(struct rpc_stream *stream, struct bytes message);
+/* Messages queued and not yet given to the transport. */
+size_t rpc_stream_pending(struct rpc_stream *stream);
+/* No more messages are read until resumed: the sender's flow control does the rest. */
+void rpc_stream_pause(struct rpc_stream *stream, bool paused);
+/* Server: end with a status after what is queued. Client: half-close (code is ignored). */
+void rpc_stream_finish(struct rpc_stream *stream, int code, const char *message,
+                       struct bytes details);
+/* End now; `closed` still comes. */
+void rpc_stream_cancel(struct rpc_stream *stream);
+/* Whoever keeps a stream across threads holds it. The opener holds one from the beginning. */
+struct rpc_stream *rpc_stream_hold(struct rpc_stream *stream);
+void rpc_stream_drop(struct rpc_stream *stream);
+
+/* ---- calling ---- */
+
+struct rpc_channel;
+
+/* A channel has its own connection, shared with no other channel. Connects when first used. */
+struct rpc_channel *rpc_channel_new(struct rpc_loop *loop, const char *address,
+                                    uint32_t message_bytes_max);
+void rpc_channel_free(struct rpc_channel *channel);
+struct rpc_stream *rpc_stream_open(struct rpc_channel *channel, const char *path,
+                                   const struct rpc_stream_events *events, void *user,
+                                   uint32_t timeout_ms);
+
+/* Once per process, around everything else. */
+void rpc_begin(void);
+void rpc_end(void);
+
+#endif

@@ -1,0 +1,137 @@
+/* The layout of keys (see design: one RocksDB per node). Numbers are big-endian. */
+#include "store.h"
+
+static void add_number(struct store_key *key, uint64_t value, int bytes)
+{
+    for (int i = bytes - 1; i >= 0; i--)
+        key->data[key->len++] = (uint8_t)(value >> (8 * i));
+}
+
+static void add_bytes(struct store_key *key, struct bytes b)
+{
+    assert(key->len + b.len <= sizeof key->data);
+    if (b.len > 0)
+        memcpy(key->data + key->len, b.data, b.len);
+    key->len += b.len;
+}
+
+static struct store_key with_partition(uint16_t partition)
+{
+    struct store_key key = {.len = 0};
+
+    add_number(&key, partition, 2);
+    return key;
+}
+
+struct store_key key_event(uint16_t partition, struct bytes aggregate_id, uint64_t sequence)
+{
+    struct store_key key = with_partition(partition);
+
+    add_bytes(&key, aggregate_id);
+    add_number(&key, 0, 1);
+    add_number(&key, sequence, 8);
+    return key;
+}
+
+struct store_key key_event_end(uint16_t partition, struct bytes aggregate_id)
+{
+    struct store_key key = with_partition(partition);
+
+    add_bytes(&key, aggregate_id);
+    add_number(&key, 1, 1); /* ids hold no NUL, so nothing lies between 0x00 and 0x01 but events */
+    return key;
+}
+
+struct store_key key_position(uint16_t partition, uint64_t position)
+{
+    struct store_key key = with_partition(partition);
+
+    add_number(&key, position, 8);
+    return key;
+}
+
+struct store_key key_outcome(uint16_t partition, struct bytes command_id)
+{
+    struct store_key key = with_partition(partition);
+
+    add_bytes(&key, command_id);
+    return key;
+}
+
+struct store_key key_log(uint16_t partition, uint64_t index)
+{
+    return key_position(partition, index);
+}
+
+struct store_key key_meta(const char *name)
+{
+    struct store_key key = {.len = 0};
+
+    add_bytes(&key, BYTES_LITERAL("node/"));
+    add_bytes(&key, bytes_of(name));
+    return key;
+}
+
+struct store_key key_partition_meta(uint16_t partition, const char *name)
+{
+    struct store_key key = {.len = 0};
+
+    add_bytes(&key, BYTES_LITERAL("part/"));
+    add_number(&key, partition, 2);
+    add_bytes(&key, bytes_of(name));
+    return key;
+}
+
+struct store_key key_partition_begin(uint16_t partition)
+{
+    return with_partition(partition);
+}
+
+struct store_key key_partition_end(uint16_t partition)
+{
+    struct store_key key = {.len = 0};
+
+    add_number(&key, (uint64_t)partition + 1, 2);
+    if (partition == UINT16_MAX) { /* nothing sorts behind 0xFFFF but longer keys */
+        key.len = 0;
+        add_number(&key, UINT64_MAX, 8);
+        add_number(&key, UINT64_MAX, 8);
+    }
+    return key;
+}
+
+struct bytes key_bytes(const struct store_key *key)
+{
+    return (struct bytes){key->data, key->len};
+}
+
+uint64_t key_last_number(struct bytes key)
+{
+    uint64_t value = 0;
+
+    assert(key.len >= 8);
+    for (size_t i = key.len - 8; i < key.len; i++)
+        value = value << 8 | key.data[i];
+    return value;
+}
+
+const char *store_family_name(enum store_family family)
+{
+    static const char *const names[STORE_FAMILIES] = {
+        "events", "positions", "snapshots", "outcomes", "log", "cursors", "meta",
+    };
+
+    return names[family];
+}
+
+void key_describe(struct bytes key, char *out, size_t room)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < key.len && n + 5 < room; i++) {
+        bool plain = key.data[i] > 0x20 && key.data[i] < 0x7F && key.data[i] != '\\';
+
+        n += (size_t)snprintf(out + n, room - n, plain ? "%c" : "\\x%02x", key.data[i]);
+    }
+    out[n] = '\0';
+}

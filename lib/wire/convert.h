@@ -1,0 +1,19 @@
+/* Conversions that more than one wire file needs. */
+#ifndef CAIRN_WIRE_CONVERT_H
+#define CAIRN_WIRE_CONVERT_H
+
+#include "cairn/store/v1/record.pb-c.h"
+#include "cairn/v1/command.pb-c.h"
+#include "unpack.h"
+
+struct metadata metadata_from(struct arena *arena, void **entries, size_t count);
+struct new_event *new_events_from(struct arena *arena, Cairn__V1__NewEvent **messages,
+                                  size_t count);
+struct reply reply_from(const Cairn__V1__Reply *message);
+struct rejection rejection_from(const Cairn__V1__Rejection *message);
+
+enum status founding_from(struct founding *founding, struct arena *arena,
+                          const Cairn__Store__V1__Founding *message, struct fault *fault);
+void put_applied(struct buffer *out, const struct applied *applied);
+
+#endif

@@ -1,0 +1,116 @@
+/* Events and their requests: cairn/v1/event.proto. A stored event is the packed Event itself. */
+#include "cairn/v1/event.pb-c.h"
+#include "convert.h"
+
+enum status wire_append_decode(struct bytes packed, struct arena *arena, struct command *command,
+                               struct fault *fault)
+{
+    Cairn__V1__AppendRequest *request =
+        wire_unpack(&cairn__v1__append_request__descriptor, packed, arena, "request", fault);
+
+    if (request == NULL)
+        return STATUS_INVALID;
+    *command = (struct command){
+        .kind = COMMAND_APPEND,
+        .id = from_text(request->command_id),
+        .aggregate_type = from_text(request->aggregate_type),
+        .aggregate_id = from_text(request->aggregate_id),
+        .expects_sequence = request->expectation_case ==
+                            CAIRN__V1__APPEND_REQUEST__EXPECTATION_EXPECTED_SEQUENCE,
+        .events = new_events_from(arena, request->events, request->n_events),
+        .event_count = request->n_events,
+        .packed = packed,
+    };
+    if (command->expects_sequence)
+        command->expected_sequence = request->expected_sequence;
+    return STATUS_OK;
+}
+
+void wire_append_response(struct buffer *out, const struct outcome *outcome)
+{
+    char token[64];
+    size_t len = (size_t)snprintf(token, sizeof token, "1.%x.%llx", outcome->partition,
+                                  (unsigned long long)(outcome->first_position +
+                                                       outcome->event_count));
+
+    put_bytes(out, 1, outcome->command_id);
+    put_u64(out, 2, outcome->first_sequence);
+    put_u64(out, 3, outcome->event_count);
+    put_u64(out, 4, outcome->partition);
+    put_bytes(out, 5, (struct bytes){(uint8_t *)token, len});
+}
+
+enum status wire_read_decode(struct bytes packed, struct arena *arena,
+                             struct read_request *request, struct fault *fault)
+{
+    Cairn__V1__ReadAggregateRequest *message = wire_unpack(
+        &cairn__v1__read_aggregate_request__descriptor, packed, arena, "request", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *request = (struct read_request){
+        .aggregate_id = from_text(message->aggregate_id),
+        .has_from = message->start_case == CAIRN__V1__READ_AGGREGATE_REQUEST__START_FROM_SEQUENCE,
+        .backwards = message->direction == CAIRN__V1__DIRECTION__DIRECTION_BACKWARDS,
+        .stale = message->consistency == CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE,
+        .limit = message->limit,
+    };
+    if (request->has_from)
+        request->from_sequence = message->from_sequence;
+    if ((unsigned)message->direction > CAIRN__V1__DIRECTION__DIRECTION_BACKWARDS ||
+        (unsigned)message->consistency > CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE)
+        return fault_set(fault, STATUS_INVALID, "UNKNOWN_ENUM",
+                         "direction or consistency has a value that this node doesn't know");
+    return STATUS_OK;
+}
+
+void wire_read_response_add(struct buffer *out, struct bytes packed_event)
+{
+    put_bytes_always(out, 1, packed_event);
+}
+
+void wire_event_pack(struct buffer *out, const struct event *event)
+{
+    size_t stamp;
+
+    put_bytes(out, 1, event->aggregate_type);
+    put_bytes(out, 2, event->aggregate_id);
+    put_u64(out, 3, event->sequence);
+    put_u64(out, 4, event->partition);
+    put_u64(out, 5, event->position);
+    put_bytes(out, 6, event->type);
+    put_payload(out, 7, 8, &event->payload);
+    put_metadata(out, 9, &event->metadata);
+    stamp = put_begin(out, 10);
+    put_u64(out, 1, (uint64_t)(event->time_ms / 1000));
+    put_u64(out, 2, (uint64_t)(event->time_ms % 1000) * 1000000);
+    put_end(out, stamp);
+    put_bytes(out, 11, event->command_id);
+}
+
+enum status wire_event_decode(struct bytes packed, struct arena *arena, struct event *event,
+                              struct fault *fault)
+{
+    Cairn__V1__Event *message =
+        wire_unpack_trusted(&cairn__v1__event__descriptor, packed, arena, "event", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *event = (struct event){
+        .aggregate_type = from_text(message->aggregate_type),
+        .aggregate_id = from_text(message->aggregate_id),
+        .sequence = message->sequence,
+        .partition = message->partition,
+        .position = message->position,
+        .type = from_text(message->type),
+        .metadata = metadata_from(arena, (void **)message->metadata, message->n_metadata),
+        .command_id = from_text(message->command_id),
+    };
+    if (message->payload_case == CAIRN__V1__EVENT__PAYLOAD_JSON)
+        event->payload = (struct payload){PAYLOAD_JSON, from_text(message->json)};
+    else if (message->payload_case == CAIRN__V1__EVENT__PAYLOAD_DATA)
+        event->payload = (struct payload){PAYLOAD_DATA, from_data(message->data)};
+    if (message->time != NULL)
+        event->time_ms = message->time->seconds * 1000 + message->time->nanos / 1000000;
+    return STATUS_OK;
+}

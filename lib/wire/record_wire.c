@@ -1,0 +1,285 @@
+/* What is at rest and in the log: cairn/store/v1/record.proto. */
+#include "cairn/store/v1/record.pb-c.h"
+#include "convert.h"
+
+static void outcome_from(struct outcome *outcome, const Cairn__Store__V1__Outcome *message)
+{
+    *outcome = (struct outcome){
+        .command_id = from_text(message->command_id),
+        .aggregate_type = from_text(message->aggregate_type),
+        .aggregate_id = from_text(message->aggregate_id),
+        .fingerprint = message->fingerprint,
+        .first_sequence = message->first_sequence,
+        .event_count = message->event_count,
+        .first_position = message->first_position,
+        .partition = message->partition,
+        .time_ms = message->time_ms,
+        .reply = reply_from(message->reply),
+        .rejection = rejection_from(message->rejection),
+    };
+}
+
+static void put_outcome(struct buffer *out, const struct outcome *outcome)
+{
+    put_bytes(out, 1, outcome->command_id);
+    put_bytes(out, 2, outcome->aggregate_type);
+    put_bytes(out, 3, outcome->aggregate_id);
+    put_fixed64(out, 4, outcome->fingerprint);
+    put_u64(out, 5, outcome->first_sequence);
+    put_u64(out, 6, outcome->event_count);
+    put_u64(out, 7, outcome->first_position);
+    put_u64(out, 8, outcome->partition);
+    put_u64(out, 9, (uint64_t)outcome->time_ms);
+    put_reply(out, 10, &outcome->reply);
+    if (outcome->rejection.present) {
+        size_t begun = put_begin(out, 11);
+
+        put_bytes(out, 1, outcome->rejection.reason);
+        put_bytes(out, 2, outcome->rejection.message);
+        put_end(out, begun);
+    }
+}
+
+void wire_outcome_pack(struct buffer *out, const struct outcome *outcome)
+{
+    buffer_add(out, &outcome->time_ms, sizeof outcome->time_ms);
+    put_outcome(out, outcome);
+}
+
+enum status wire_outcome_decode(struct bytes packed, struct arena *arena, struct outcome *outcome,
+                                struct fault *fault)
+{
+    Cairn__Store__V1__Outcome *message;
+
+    if (packed.len < sizeof outcome->time_ms)
+        return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE", "an outcome is truncated");
+    packed.data += sizeof outcome->time_ms;
+    packed.len -= sizeof outcome->time_ms;
+    message = wire_unpack_trusted(&cairn__store__v1__outcome__descriptor, packed, arena,
+                                  "outcome", fault);
+    if (message == NULL)
+        return STATUS_INVALID;
+    outcome_from(outcome, message);
+    return STATUS_OK;
+}
+
+void wire_log_batch_add(struct buffer *out, const struct outcome *outcome,
+                        const struct bytes *packed_events, size_t event_count)
+{
+    size_t record = put_begin(out, 1);
+    size_t inner = put_begin(out, 1);
+
+    put_outcome(out, outcome);
+    put_end(out, inner);
+    for (size_t i = 0; i < event_count; i++)
+        put_bytes_always(out, 2, packed_events[i]);
+    put_end(out, record);
+}
+
+enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
+                                  struct command_record **records, size_t *count,
+                                  struct fault *fault)
+{
+    Cairn__Store__V1__LogBatch *batch = wire_unpack_trusted(
+        &cairn__store__v1__log_batch__descriptor, packed, arena, "log entry", fault);
+
+    if (batch == NULL)
+        return STATUS_INVALID;
+    *records = arena_take(arena, batch->n_commands * sizeof **records);
+    *count = batch->n_commands;
+    for (size_t i = 0; i < batch->n_commands; i++) {
+        const Cairn__Store__V1__CommandRecord *message = batch->commands[i];
+        struct command_record *record = &(*records)[i];
+
+        if (message->outcome == NULL)
+            return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                             "a log entry holds a command without its outcome");
+        outcome_from(&record->outcome, message->outcome);
+        record->event_count = message->n_events;
+        record->packed_events = arena_take(arena, message->n_events * sizeof(struct bytes));
+        for (size_t j = 0; j < message->n_events; j++)
+            record->packed_events[j] = from_data(message->events[j]);
+    }
+    return STATUS_OK;
+}
+
+/* term u64 LE | type u8 | payload */
+void wire_log_entry_pack(struct buffer *out, const struct log_entry *entry)
+{
+    uint8_t type = (uint8_t)entry->type;
+
+    buffer_add(out, &entry->term, sizeof entry->term);
+    buffer_add(out, &type, sizeof type);
+    buffer_add(out, entry->payload.data, entry->payload.len);
+}
+
+enum status wire_log_entry_decode(struct bytes packed, struct log_entry *entry,
+                                  struct fault *fault)
+{
+    if (packed.len < 9)
+        return fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD",
+                         "a log entry is truncated to %zu bytes", packed.len);
+    memcpy(&entry->term, packed.data, sizeof entry->term);
+    entry->type = packed.data[8];
+    entry->payload = (struct bytes){packed.data + 9, packed.len - 9};
+    return STATUS_OK;
+}
+
+void put_applied(struct buffer *out, const struct applied *applied)
+{
+    put_u64(out, 1, applied->index);
+    put_u64(out, 2, applied->term);
+    put_u64(out, 3, applied->next_position);
+    put_u64(out, 4, (uint64_t)applied->last_time_ms);
+}
+
+void wire_applied_pack(struct buffer *out, const struct applied *applied)
+{
+    put_applied(out, applied);
+}
+
+enum status wire_applied_decode(struct bytes packed, struct applied *applied, struct fault *fault)
+{
+    struct arena arena = {0};
+    Cairn__Store__V1__Applied *message = wire_unpack_trusted(
+        &cairn__store__v1__applied__descriptor, packed, &arena, "applied index", fault);
+
+    if (message != NULL)
+        *applied = (struct applied){message->index, message->term, message->next_position,
+                                    message->last_time_ms};
+    arena_release(&arena);
+    return message == NULL ? STATUS_INVALID : STATUS_OK;
+}
+
+void wire_checkpoint_pack(struct buffer *out, const struct checkpoint *checkpoint)
+{
+    put_u64(out, 1, checkpoint->index);
+    put_u64(out, 2, checkpoint->term);
+    put_u64(out, 3, checkpoint->configuration_index);
+    put_bytes(out, 4, checkpoint->configuration);
+}
+
+enum status wire_checkpoint_decode(struct bytes packed, struct arena *arena,
+                                   struct checkpoint *checkpoint, struct fault *fault)
+{
+    Cairn__Store__V1__Checkpoint *message = wire_unpack_trusted(
+        &cairn__store__v1__checkpoint__descriptor, packed, arena, "checkpoint", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *checkpoint = (struct checkpoint){message->index, message->term, message->configuration_index,
+                                      from_data(message->configuration)};
+    return STATUS_OK;
+}
+
+void wire_vote_pack(struct buffer *out, uint64_t term, uint64_t voted_for)
+{
+    put_u64(out, 1, term);
+    put_u64(out, 2, voted_for);
+}
+
+enum status wire_vote_decode(struct bytes packed, uint64_t *term, uint64_t *voted_for,
+                             struct fault *fault)
+{
+    struct arena arena = {0};
+    Cairn__Store__V1__Vote *message = wire_unpack_trusted(
+        &cairn__store__v1__vote__descriptor, packed, &arena, "vote", fault);
+
+    if (message != NULL) {
+        *term = message->term;
+        *voted_for = message->voted_for;
+    }
+    arena_release(&arena);
+    return message == NULL ? STATUS_INVALID : STATUS_OK;
+}
+
+void wire_identity_pack(struct buffer *out, const struct identity *identity)
+{
+    put_fixed64(out, 1, identity->node_id);
+    put_bytes(out, 2, identity->name);
+}
+
+enum status wire_identity_decode(struct bytes packed, struct arena *arena,
+                                 struct identity *identity, struct fault *fault)
+{
+    Cairn__Store__V1__Identity *message = wire_unpack_trusted(
+        &cairn__store__v1__identity__descriptor, packed, arena, "identity", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *identity = (struct identity){message->node_id, from_text(message->name)};
+    return STATUS_OK;
+}
+
+void wire_founding_pack(struct buffer *out, const struct founding *founding)
+{
+    put_bytes(out, 1, founding->cluster_id);
+    put_bytes(out, 2, founding->cluster_name);
+    put_fixed64(out, 3, founding->proposer);
+    put_u64(out, 4, founding->partition_count);
+    put_u64(out, 5, founding->replication_factor);
+    for (size_t i = 0; i < founding->founder_count; i++) {
+        size_t begun = put_begin(out, 6);
+
+        put_fixed64(out, 1, founding->founders[i].node_id);
+        put_bytes(out, 2, founding->founders[i].name);
+        put_bytes(out, 3, founding->founders[i].address);
+        put_end(out, begun);
+    }
+    for (size_t i = 0; i < founding->set_count; i++) {
+        size_t begun = put_begin(out, 7);
+        size_t packed = put_begin(out, 1);
+
+        for (size_t j = 0; j < founding->sets[i].count; j++)
+            buffer_add(out, &founding->sets[i].replicas[j], 8); /* fixed64 is little-endian */
+        put_end(out, packed);
+        put_end(out, begun);
+    }
+    put_u64(out, 8, founding->complete);
+}
+
+enum status founding_from(struct founding *founding, struct arena *arena,
+                          const Cairn__Store__V1__Founding *message, struct fault *fault)
+{
+    if (message->n_founders > FOUNDERS_MAX || message->partition_count > PARTITIONS_MAX ||
+        message->n_replica_sets != (size_t)message->partition_count + 1)
+        return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                         "a founding record has %zu founders and %zu replica sets for %u "
+                         "partitions",
+                         message->n_founders, message->n_replica_sets, message->partition_count);
+    *founding = (struct founding){
+        .cluster_id = from_text(message->cluster_id),
+        .cluster_name = from_text(message->cluster_name),
+        .proposer = message->proposer,
+        .partition_count = message->partition_count,
+        .replication_factor = message->replication_factor,
+        .founders = arena_take(arena, message->n_founders * sizeof(struct founder)),
+        .founder_count = message->n_founders,
+        .sets = arena_take(arena, message->n_replica_sets * sizeof(struct replica_set)),
+        .set_count = message->n_replica_sets,
+        .complete = message->complete,
+    };
+    for (size_t i = 0; i < message->n_founders; i++)
+        founding->founders[i] = (struct founder){message->founders[i]->node_id,
+                                                 from_text(message->founders[i]->name),
+                                                 from_text(message->founders[i]->address)};
+    for (size_t i = 0; i < message->n_replica_sets; i++) {
+        size_t count = message->replica_sets[i]->n_replicas;
+
+        if (count == 0 || count > REPLICAS_MAX)
+            return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                             "a founding record has a replica set of %zu", count);
+        founding->sets[i].count = count;
+        memcpy(founding->sets[i].replicas, message->replica_sets[i]->replicas, count * 8);
+    }
+    return STATUS_OK;
+}
+
+enum status wire_founding_decode(struct bytes packed, struct arena *arena,
+                                 struct founding *founding, struct fault *fault)
+{
+    Cairn__Store__V1__Founding *message = wire_unpack(
+        &cairn__store__v1__founding__descriptor, packed, arena, "founding record", fault);
+
+    return message == NULL ? STATUS_INVALID : founding_from(founding, arena, message, fault);
+}

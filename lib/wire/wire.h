@@ -1,0 +1,532 @@
+/*
+ * Our structs to and from bytes: client messages, peer frames, log entries and stored records.
+ * The only folder that knows protobuf. Decoders check every string field for well-formed UTF-8
+ * without NUL and name the field that isn't; decoded structs borrow from the arena.
+ */
+#ifndef CAIRN_WIRE_H
+#define CAIRN_WIRE_H
+
+#include "base/base.h"
+
+/* ---- what commands and events are made of ---- */
+
+struct payload {
+    enum payload_kind { PAYLOAD_NONE, PAYLOAD_JSON, PAYLOAD_DATA } kind;
+    struct bytes content;
+};
+
+struct metadata_entry {
+    struct bytes key;
+    struct bytes value;
+};
+
+struct metadata {
+    struct metadata_entry *entries;
+    size_t count;
+};
+
+struct new_event {
+    struct bytes type;
+    struct payload payload;
+    struct metadata metadata;
+};
+
+struct event {
+    struct bytes aggregate_type;
+    struct bytes aggregate_id;
+    uint64_t sequence;
+    uint32_t partition;
+    uint64_t position;
+    struct bytes type;
+    struct payload payload;
+    struct metadata metadata;
+    int64_t time_ms;
+    struct bytes command_id;
+};
+
+struct reply {
+    bool present;
+    struct bytes type;
+    struct payload payload;
+};
+
+struct rejection {
+    bool present;
+    struct bytes reason;
+    struct bytes message;
+};
+
+enum command_kind { COMMAND_DISPATCH = 1, COMMAND_APPEND = 2 };
+
+struct command {
+    enum command_kind kind;
+    struct bytes id;
+    struct bytes aggregate_type;
+    struct bytes aggregate_id;
+    struct bytes type; /* empty for COMMAND_APPEND */
+    struct payload payload;
+    struct metadata metadata;
+    bool expects_sequence;
+    uint64_t expected_sequence;
+    struct new_event *events; /* COMMAND_APPEND only */
+    size_t event_count;
+    uint64_t fingerprint; /* tells a retry from a reused id */
+    struct bytes packed;  /* the request as it came, for forwarding */
+};
+
+/* The recorded result of a command. */
+struct outcome {
+    struct bytes command_id;
+    struct bytes aggregate_type;
+    struct bytes aggregate_id;
+    uint64_t fingerprint;
+    uint64_t first_sequence;
+    uint32_t event_count;
+    uint64_t first_position;
+    uint32_t partition;
+    int64_t time_ms;
+    struct reply reply;
+    struct rejection rejection;
+};
+
+/* ---- client messages ---- */
+
+MUST_USE enum status wire_dispatch_decode(struct bytes packed, struct arena *arena,
+                                          struct command *command, struct fault *fault);
+MUST_USE enum status wire_append_decode(struct bytes packed, struct arena *arena,
+                                        struct command *command, struct fault *fault);
+/* DispatchStreamRequest; timeout_ms is 0 when the message has none. */
+MUST_USE enum status wire_dispatch_stream_decode(struct bytes packed, struct arena *arena,
+                                                 struct command *command, uint64_t *timeout_ms,
+                                                 struct fault *fault);
+/* Check ids, types and sizes against limits.h, and work out the fingerprint. */
+MUST_USE enum status command_check(struct command *command, uint32_t payload_max,
+                                   struct fault *fault);
+MUST_USE enum status new_event_check(const struct new_event *event, uint32_t payload_max,
+                                     struct fault *fault);
+void wire_dispatch_response(struct buffer *out, const struct outcome *outcome);
+void wire_append_response(struct buffer *out, const struct outcome *outcome);
+void wire_dispatch_stream_response(struct buffer *out, struct bytes command_id,
+                                   const struct outcome *outcome, const struct fault *fault,
+                                   int grpc_code);
+
+struct read_request {
+    struct bytes aggregate_id;
+    bool has_from;
+    uint64_t from_sequence;
+    bool backwards;
+    bool stale;
+    uint64_t limit;
+};
+MUST_USE enum status wire_read_decode(struct bytes packed, struct arena *arena,
+                                      struct read_request *request, struct fault *fault);
+/* Add one packed event to a ReadAggregateResponse under construction. */
+void wire_read_response_add(struct buffer *out, struct bytes packed_event);
+
+/* ---- workers ---- */
+
+struct worker_message {
+    enum { WORKER_NOTHING, WORKER_REGISTER, WORKER_RESULT, WORKER_HEARTBEAT } kind;
+    struct {
+        struct bytes name;
+        struct bytes aggregate_type;
+        struct bytes *command_types;
+        size_t command_type_count;
+        uint32_t permits;
+    } registration;
+    struct execution_result {
+        uint64_t execution_id;
+        struct new_event *events;
+        size_t event_count;
+        struct reply reply;
+        struct rejection rejection;
+        struct bytes failure;
+        bool needs_history;
+    } result;
+    struct bytes packed_result; /* the result alone, for sending on to the owner */
+};
+MUST_USE enum status wire_worker_decode(struct bytes packed, struct arena *arena,
+                                        struct worker_message *message, struct fault *fault);
+MUST_USE enum status wire_result_decode(struct bytes packed, struct arena *arena,
+                                        struct execution_result *result, struct fault *fault);
+void wire_worker_registered(struct buffer *out, const char *node, uint32_t heartbeat_ms);
+void wire_worker_heartbeat(struct buffer *out);
+
+struct execute {
+    uint64_t execution_id;
+    struct bytes packed_command; /* the Command message inside the request */
+    uint64_t sequence;
+    uint64_t events_from;
+    const struct bytes *packed_events;
+    size_t event_count;
+};
+void wire_execute_pack(struct buffer *out, const struct execute *execute);
+/* Wrap a packed Execute, with another execution id, as a HandleCommandsResponse. */
+void wire_execute_response(struct buffer *out, struct bytes packed_execute,
+                           uint64_t execution_id);
+/* What of an execute is needed to choose a worker. */
+MUST_USE enum status wire_execute_peek(struct bytes packed, struct arena *arena,
+                                       uint64_t *execution_id, struct bytes *aggregate_type,
+                                       struct bytes *aggregate_id, struct bytes *command_type,
+                                       uint64_t *sequence, struct fault *fault);
+/* The Command message inside a packed request. */
+struct bytes wire_command_inside(const struct command *command);
+
+/* ---- stored records ---- */
+
+void wire_event_pack(struct buffer *out, const struct event *event);
+MUST_USE enum status wire_event_decode(struct bytes packed, struct arena *arena,
+                                       struct event *event, struct fault *fault);
+
+/* An outcome at rest: time as i64 first, so that the age filter needs no decoding. */
+void wire_outcome_pack(struct buffer *out, const struct outcome *outcome);
+MUST_USE enum status wire_outcome_decode(struct bytes packed, struct arena *arena,
+                                         struct outcome *outcome, struct fault *fault);
+
+/* Add one decided command to a log entry under construction. */
+void wire_log_batch_add(struct buffer *out, const struct outcome *outcome,
+                        const struct bytes *packed_events, size_t event_count);
+
+struct command_record {
+    struct outcome outcome;
+    struct bytes *packed_events;
+    size_t event_count;
+};
+MUST_USE enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
+                                           struct command_record **records, size_t *count,
+                                           struct fault *fault);
+
+struct log_entry {
+    uint64_t term;
+    uint32_t type; /* of libraft; only lib/partition cares */
+    struct bytes payload;
+};
+/* A log entry at rest. */
+void wire_log_entry_pack(struct buffer *out, const struct log_entry *entry);
+MUST_USE enum status wire_log_entry_decode(struct bytes packed, struct log_entry *entry,
+                                           struct fault *fault);
+
+struct applied {
+    uint64_t index;
+    uint64_t term;
+    uint64_t next_position;
+    int64_t last_time_ms;
+};
+void wire_applied_pack(struct buffer *out, const struct applied *applied);
+MUST_USE enum status wire_applied_decode(struct bytes packed, struct applied *applied,
+                                         struct fault *fault);
+
+struct checkpoint {
+    uint64_t index;
+    uint64_t term;
+    uint64_t configuration_index;
+    struct bytes configuration;
+};
+void wire_checkpoint_pack(struct buffer *out, const struct checkpoint *checkpoint);
+MUST_USE enum status wire_checkpoint_decode(struct bytes packed, struct arena *arena,
+                                            struct checkpoint *checkpoint, struct fault *fault);
+
+void wire_vote_pack(struct buffer *out, uint64_t term, uint64_t voted_for);
+MUST_USE enum status wire_vote_decode(struct bytes packed, uint64_t *term, uint64_t *voted_for,
+                                      struct fault *fault);
+
+struct identity {
+    uint64_t node_id;
+    struct bytes name;
+};
+void wire_identity_pack(struct buffer *out, const struct identity *identity);
+MUST_USE enum status wire_identity_decode(struct bytes packed, struct arena *arena,
+                                          struct identity *identity, struct fault *fault);
+
+struct founder {
+    uint64_t node_id;
+    struct bytes name;
+    struct bytes address;
+};
+
+struct replica_set {
+    uint64_t replicas[REPLICAS_MAX]; /* the first is the preferred owner */
+    size_t count;
+};
+
+/* How a cluster was created. */
+struct founding {
+    struct bytes cluster_id;
+    struct bytes cluster_name;
+    uint64_t proposer;
+    uint32_t partition_count;
+    uint32_t replication_factor;
+    struct founder *founders;
+    size_t founder_count;
+    struct replica_set *sets; /* partition_count of them, then the system partition's */
+    size_t set_count;
+    bool complete;
+};
+void wire_founding_pack(struct buffer *out, const struct founding *founding);
+MUST_USE enum status wire_founding_decode(struct bytes packed, struct arena *arena,
+                                          struct founding *founding, struct fault *fault);
+
+/* ---- topology ---- */
+
+struct topology_member {
+    uint64_t node_id;
+    struct bytes name;
+    struct bytes address;
+    int status; /* enum member_status */
+    uint64_t incarnation;
+    const struct bytes *handlers;
+    size_t handler_count;
+};
+
+struct topology_partition {
+    uint64_t owner;
+    uint64_t epoch;
+    const uint64_t *replicas;
+    size_t replica_count;
+};
+
+struct topology {
+    struct bytes cluster_id;
+    struct bytes cluster_name;
+    uint32_t replication_factor;
+    const struct topology_member *members;
+    size_t member_count;
+    const struct topology_partition *partitions;
+    size_t partition_count;
+    uint64_t node_id;
+};
+/* A GetTopologyResponse; WatchTopologyResponse has the same form. */
+void wire_topology_pack(struct buffer *out, const struct topology *topology);
+
+/* ---- peer frames ---- */
+
+enum { PEER_PROTOCOL_MIN = 1, PEER_PROTOCOL_MAX = 1 };
+
+struct hello {
+    bool present;
+    struct bytes cluster_id;
+    struct bytes cluster_name;
+    uint64_t node_id;
+    struct bytes name;
+    struct bytes address;
+    uint32_t protocol_min;
+    uint32_t protocol_max;
+    uint64_t target_id;
+};
+
+enum replica_message_type {
+    REPLICA_APPEND_ENTRIES = 1,
+    REPLICA_APPEND_ENTRIES_RESULT,
+    REPLICA_REQUEST_VOTE,
+    REPLICA_REQUEST_VOTE_RESULT,
+    REPLICA_INSTALL_SNAPSHOT,
+    REPLICA_TIMEOUT_NOW,
+};
+
+/* See peer.proto for which field means what in which type. */
+struct replica_message {
+    uint32_t partition;
+    enum replica_message_type type;
+    uint32_t version;
+    uint64_t term;
+    uint64_t log_index;
+    uint64_t log_term;
+    uint64_t leader_commit;
+    uint64_t rejected;
+    bool flag;
+    bool pre_vote;
+    uint32_t features;
+    uint32_t capacity;
+    const struct log_entry *entries;
+    size_t entry_count;
+    uint64_t configuration_index;
+    struct bytes configuration;
+};
+
+struct forwarded_command {
+    uint64_t request_id;
+    uint32_t partition;
+    uint32_t hops;
+    uint32_t timeout_ms;
+    enum command_kind kind;
+    struct bytes request;
+};
+
+struct command_result {
+    uint64_t request_id;
+    struct bytes outcome; /* packed, empty when there is a fault */
+    uint32_t status;      /* enum status when outcome is empty */
+    struct bytes reason;
+    struct bytes message;
+    uint64_t owner;
+    uint64_t epoch;
+    uint32_t retry_ms;
+};
+
+struct owner_note {
+    uint32_t partition;
+    uint64_t owner;
+    uint64_t epoch;
+};
+
+struct read_index {
+    uint64_t request_id;
+    uint32_t partition; /* requests only */
+    uint64_t index;     /* results only, 0 when not the owner */
+    uint64_t owner;
+    uint64_t epoch;
+};
+
+struct remote_execute {
+    uint64_t request_id;
+    uint32_t timeout_ms; /* executes only */
+    struct bytes body;
+};
+
+/* Everything one LinkRequest can hold, decoded. */
+struct frame {
+    struct hello hello;
+    struct replica_message *replica_messages;
+    size_t replica_message_count;
+    struct forwarded_command *commands;
+    size_t command_count;
+    struct command_result *results;
+    size_t result_count;
+    struct owner_note *owners;
+    size_t owner_count;
+    struct read_index *read_requests;
+    size_t read_request_count;
+    struct read_index *read_results;
+    size_t read_result_count;
+    struct remote_execute *executes;
+    size_t execute_count;
+    struct remote_execute *execute_results;
+    size_t execute_result_count;
+};
+
+/* A frame is built by adding parts to a buffer, in any order. */
+void frame_add_hello(struct buffer *out, const struct hello *hello);
+void frame_add_replica_message(struct buffer *out, const struct replica_message *message);
+void frame_add_command(struct buffer *out, const struct forwarded_command *command);
+void frame_add_result(struct buffer *out, const struct command_result *result);
+void frame_add_owner(struct buffer *out, const struct owner_note *note);
+void frame_add_read_request(struct buffer *out, const struct read_index *request);
+void frame_add_read_result(struct buffer *out, const struct read_index *result);
+void frame_add_execute(struct buffer *out, const struct remote_execute *execute);
+void frame_add_execute_result(struct buffer *out, const struct remote_execute *result);
+MUST_USE enum status frame_decode(struct bytes packed, struct arena *arena, struct frame *frame,
+                                  struct fault *fault);
+
+/* LinkResponse and GossipResponse: the answer to a hello. */
+void wire_welcome_pack(struct buffer *out, const char *refusal, uint64_t node_id,
+                       struct bytes cluster_id);
+MUST_USE enum status wire_welcome_decode(struct bytes packed, struct arena *arena,
+                                         struct bytes *refusal, uint64_t *node_id,
+                                         struct bytes *cluster_id, struct fault *fault);
+
+/* ---- control frames ---- */
+
+enum member_status { MEMBER_ALIVE = 1, MEMBER_SUSPECT, MEMBER_DEAD, MEMBER_LEFT };
+
+struct member_state {
+    uint64_t node_id;
+    struct bytes name;
+    struct bytes address;
+    uint64_t incarnation;
+    enum member_status status;
+    const struct bytes *handlers;
+    size_t handler_count;
+    bool unfounded;
+    uint64_t accuser; /* who suspects it */
+};
+
+enum swim_message_type {
+    SWIM_PING = 1,
+    SWIM_ACK,
+    SWIM_PING_REQ,
+    SWIM_NACK,
+    SWIM_GOSSIP,
+    SWIM_PUSH, /* full state, and asks for one */
+    SWIM_PULL, /* full state in answer */
+};
+
+struct swim_message {
+    enum swim_message_type type;
+    uint64_t number;
+    uint64_t from;
+    uint64_t target;
+    struct bytes target_address;
+    const struct member_state *updates;
+    size_t update_count;
+};
+
+enum founding_message_type {
+    FOUNDING_PROPOSE = 1,
+    FOUNDING_ACCEPTED,
+    FOUNDING_REFUSED,
+    FOUNDING_ABANDONED,
+};
+
+struct gossip_frame {
+    struct hello hello;
+    struct swim_message *swim;
+    size_t swim_count;
+    uint32_t founding_type; /* 0 for none */
+    struct founding founding;
+};
+
+void gossip_add_hello(struct buffer *out, const struct hello *hello);
+void gossip_add_swim(struct buffer *out, const struct swim_message *message);
+void gossip_add_founding(struct buffer *out, enum founding_message_type type,
+                         const struct founding *founding);
+MUST_USE enum status gossip_decode(struct bytes packed, struct arena *arena,
+                                   struct gossip_frame *frame, struct fault *fault);
+
+/* ---- bulk: the key range of a partition ---- */
+
+struct key_value {
+    struct bytes key;
+    struct bytes value;
+};
+
+struct range_request {
+    struct hello hello;
+    uint32_t partition;
+    uint64_t index;
+    uint64_t term;
+};
+
+struct range_part {
+    uint32_t family;
+    struct key_value *pairs;
+    size_t pair_count;
+    bool last;
+    struct applied applied; /* with the last part */
+    struct bytes refusal;
+};
+void wire_range_request_pack(struct buffer *out, const struct range_request *request);
+MUST_USE enum status wire_range_request_decode(struct bytes packed, struct arena *arena,
+                                               struct range_request *request,
+                                               struct fault *fault);
+void wire_range_part_begin(struct buffer *out, uint32_t family);
+void wire_range_part_add(struct buffer *out, struct bytes key, struct bytes value);
+void wire_range_part_last(struct buffer *out, const struct applied *applied);
+void wire_range_part_refuse(struct buffer *out, const char *refusal);
+MUST_USE enum status wire_range_part_decode(struct bytes packed, struct arena *arena,
+                                            struct range_part *part, struct fault *fault);
+
+/* ---- errors, health, reflection ---- */
+
+/* A packed google.rpc.Status with ErrorInfo and, when the fault has a delay, RetryInfo. */
+void wire_fault_pack(struct buffer *out, const struct fault *fault, int grpc_code);
+
+MUST_USE enum status wire_health_decode(struct bytes packed, struct arena *arena,
+                                        struct bytes *service, struct fault *fault);
+void wire_health_pack(struct buffer *out, int serving_status);
+
+/* Answer one ServerReflectionRequest from an embedded FileDescriptorSet. Both published versions
+ * of the service have the same wire form. */
+MUST_USE enum status wire_reflection_answer(struct buffer *out, struct bytes request,
+                                            struct bytes descriptor_set, struct fault *fault);
+
+#endif

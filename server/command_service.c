@@ -1,0 +1,178 @@
+/* CommandService: Dispatch and DispatchStream. Workers' HandleCommands is in workers.c. */
+#include "faults.h"
+#include "node.h"
+
+/* ---- unary: Dispatch and Append ---- */
+
+static void finish_call(struct request *r, const struct outcome *outcome,
+                        const struct fault *fault)
+{
+    struct fault rejected;
+    struct buffer out = {0};
+
+    if (outcome != NULL && outcome->rejection.present) {
+        fault_from_rejection(&rejected, &outcome->rejection);
+        fault = &rejected;
+    }
+    if (fault != NULL) {
+        fault_fail_call(r->call, fault);
+        return;
+    }
+    if (r->admitted.command.kind == COMMAND_APPEND)
+        wire_append_response(&out, outcome);
+    else
+        wire_dispatch_response(&out, outcome);
+    rpc_call_reply(r->call, buffer_bytes(&out));
+    buffer_release(&out);
+}
+
+static void start_call(struct node *node, struct rpc_call *call, struct bytes packed,
+                       enum command_kind kind)
+{
+    struct request *r = request_new(node);
+    struct fault fault;
+
+    r->call = call;
+    r->finish = finish_call;
+    if (request_start(r, packed, kind, rpc_call_deadline_ms(call), &fault) != STATUS_OK)
+        fault_fail_call(call, &fault);
+}
+
+void dispatch_call(void *context, struct rpc_call *call, struct bytes request)
+{
+    start_call(context, call, request, COMMAND_DISPATCH);
+}
+
+void append_call(void *context, struct rpc_call *call, struct bytes request)
+{
+    start_call(context, call, request, COMMAND_APPEND);
+}
+
+/* ---- DispatchStream ---- */
+
+enum { OUTSTANDING_MAX = 4096 };
+
+/* Lives until the stream is closed and its last command is answered. */
+struct dispatch_session {
+    struct node *node;
+    struct rpc_stream *stream;
+    atomic_int references;
+    atomic_int outstanding;
+    atomic_bool paused;
+    atomic_bool half_closed;
+};
+
+static void session_drop(struct dispatch_session *session)
+{
+    if (atomic_fetch_sub(&session->references, 1) != 1)
+        return;
+    rpc_stream_drop(session->stream);
+    free(session);
+}
+
+static void opened(void *context, struct rpc_stream *stream)
+{
+    struct dispatch_session *session = memory_zero(1, sizeof *session);
+
+    session->node = context;
+    session->stream = rpc_stream_hold(stream);
+    atomic_init(&session->references, 1);
+    rpc_stream_set_user(stream, session);
+}
+
+static void send_result(struct dispatch_session *session, struct bytes command_id,
+                        const struct outcome *outcome, const struct fault *fault)
+{
+    struct buffer out = {0};
+    struct fault rejected;
+
+    if (outcome != NULL && outcome->rejection.present) {
+        fault_from_rejection(&rejected, &outcome->rejection);
+        fault = &rejected;
+        outcome = NULL;
+    }
+    wire_dispatch_stream_response(&out, command_id, outcome, fault,
+                                  fault == NULL ? 0 : fault_code(fault));
+    rpc_stream_send(session->stream, buffer_bytes(&out));
+    buffer_release(&out);
+}
+
+static void maybe_finish(struct dispatch_session *session)
+{
+    if (atomic_load(&session->half_closed) && atomic_load(&session->outstanding) == 0)
+        rpc_stream_finish(session->stream, CODE_OK, "", BYTES_NONE);
+}
+
+static void finish_in_stream(struct request *r, const struct outcome *outcome,
+                             const struct fault *fault)
+{
+    struct dispatch_session *session = r->session;
+
+    send_result(session, r->admitted.command.id, outcome, fault);
+    if (atomic_fetch_sub(&session->outstanding, 1) == OUTSTANDING_MAX / 2 &&
+        atomic_exchange(&session->paused, false))
+        rpc_stream_pause(session->stream, false);
+    maybe_finish(session);
+    session_drop(session);
+}
+
+static void message(void *user, struct rpc_stream *stream, struct bytes packed)
+{
+    struct dispatch_session *session = user;
+    struct request *r = request_new(session->node);
+    uint64_t deadline = rpc_stream_deadline_ms(stream);
+    uint64_t timeout_ms = 0;
+    struct fault fault;
+    struct bytes copy = arena_copy(&r->arena, packed);
+    enum status status = wire_dispatch_stream_decode(copy, &r->arena, &r->admitted.command,
+                                                     &timeout_ms, &fault);
+
+    if (status == STATUS_OK) {
+        struct arena id_arena = {0};
+        struct bytes id = arena_copy(&id_arena, r->admitted.command.id);
+
+        if (timeout_ms > 0 && clock_monotonic_ms() + timeout_ms < deadline)
+            deadline = clock_monotonic_ms() + timeout_ms;
+        r->session = session;
+        r->finish = finish_in_stream;
+        atomic_fetch_add(&session->references, 1);
+        if (atomic_fetch_add(&session->outstanding, 1) + 1 >= OUTSTANDING_MAX) {
+            atomic_store(&session->paused, true);
+            rpc_stream_pause(stream, true);
+            /* Everything may have been answered in between. */
+            if (atomic_load(&session->outstanding) < OUTSTANDING_MAX / 2 &&
+                atomic_exchange(&session->paused, false))
+                rpc_stream_pause(stream, false);
+        }
+        status = request_start(r, BYTES_NONE, COMMAND_DISPATCH, deadline, &fault);
+        if (status != STATUS_OK) {
+            send_result(session, id, NULL, &fault);
+            atomic_fetch_sub(&session->outstanding, 1);
+            session_drop(session);
+        }
+        arena_release(&id_arena);
+    } else {
+        send_result(session, BYTES_NONE, NULL, &fault);
+        request_free(r);
+    }
+}
+
+static void finished(void *user, struct rpc_stream *stream)
+{
+    struct dispatch_session *session = user;
+
+    (void)stream;
+    atomic_store(&session->half_closed, true);
+    maybe_finish(session);
+}
+
+static void closed(void *user, struct rpc_stream *stream, int code, const char *text)
+{
+    (void)stream;
+    (void)code;
+    (void)text;
+    session_drop(user);
+}
+
+const struct rpc_stream_events dispatch_stream_events = {
+    .opened = opened, .message = message, .finished = finished, .closed = closed};

@@ -1,0 +1,44 @@
+/* grpc.health.v1.Health. SERVING only while this node can reach an owner of every partition. */
+#include "faults.h"
+#include "node.h"
+
+enum { SERVING = 1, NOT_SERVING = 2 };
+
+bool node_is_serving(struct node *node)
+{
+    return atomic_load(&node->founding) != NULL && !atomic_load(&node->draining) &&
+           routes_unowned(node->routes) == 0;
+}
+
+static bool known(struct bytes service)
+{
+    static const char *const services[] = {"", "cairn.v1.CommandService", "cairn.v1.EventService",
+                                           "cairn.v1.ClusterService"};
+
+    for (size_t i = 0; i < COUNT_OF(services); i++)
+        if (bytes_equal(bytes_of(services[i]), service))
+            return true;
+    return false;
+}
+
+void health_check_call(void *context, struct rpc_call *call, struct bytes request)
+{
+    struct node *node = context;
+    struct arena arena = {0};
+    struct buffer out = {0};
+    struct bytes service;
+    struct fault fault;
+
+    if (wire_health_decode(request, &arena, &service, &fault) != STATUS_OK) {
+        fault_fail_call(call, &fault);
+    } else if (!known(service)) {
+        (void)fault_set(&fault, STATUS_NOT_FOUND, "SERVICE_UNKNOWN", "this node has no service %.*s",
+                        (int)service.len, (const char *)service.data);
+        fault_fail_call(call, &fault);
+    } else {
+        wire_health_pack(&out, node_is_serving(node) ? SERVING : NOT_SERVING);
+        rpc_call_reply(call, buffer_bytes(&out));
+    }
+    buffer_release(&out);
+    arena_release(&arena);
+}

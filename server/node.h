@@ -1,0 +1,330 @@
+/*
+ * One running node: what its threads share, and the letters that they send each other.
+ *
+ *   poller (gRPC) ──letters──▶ shard (engine) ──batches──▶ storage
+ *        ▲                        │   ▲                       │
+ *        └── answers, frames ─────┘   └───── tickets ─────────┘
+ *   control (membership, founding, links) ──letters──▶ shard
+ *
+ * Set up by main.c before any thread runs, and constant afterwards but for what says otherwise.
+ */
+#ifndef CAIRN_SERVER_NODE_H
+#define CAIRN_SERVER_NODE_H
+
+#include <pthread.h>
+#include <uthash.h>
+
+#include "aggregate/aggregate.h"
+#include "base/base.h"
+#include "cluster/cluster.h"
+#include "config.h"
+#include "metrics.h"
+#include "partition/partition.h"
+#include "rpc/rpc.h"
+#include "store/store.h"
+#include "wire/wire.h"
+
+struct shard;
+struct storage;
+struct links;
+struct control;
+struct workers;
+struct modules;
+struct routes;
+struct range_fetches;
+
+struct node {
+    struct config config;
+    uint64_t id;
+    struct store *store;
+    struct rpc_loop *loop;         /* clients and data links */
+    struct rpc_loop *control_loop; /* gossip and bulk, so that they never wait for data */
+    struct rpc_server *server;
+    struct storage *storage;
+    struct shard **shards;
+    size_t shard_count;
+    struct links *links;
+    struct control *control;
+    struct workers *workers;
+    struct modules *modules;
+    struct routes *routes;
+    struct range_fetches *range_fetches;
+    struct metrics metrics;
+    _Atomic(const struct founding *) founding; /* set once, when the cluster is known */
+    atomic_int commands;                       /* inside this node now */
+    atomic_bool draining;
+    atomic_bool failed; /* the node must stop, with this exit code */
+    atomic_int exit_code;
+    char advertise[ADDRESS_BYTES_MAX + 1];
+};
+
+/* Number of data partitions; the cluster must be founded. */
+uint32_t node_partition_count(const struct node *node);
+uint32_t node_partition_of(const struct node *node, struct bytes aggregate_id);
+struct shard *node_shard_of(const struct node *node, uint32_t partition);
+/* Something that can't be survived happened: say it and begin to stop. Any thread. */
+void node_fail(struct node *node, const struct fault *fault);
+
+/* ---- letters to a shard ---- */
+
+enum letter_kind {
+    LETTER_REQUEST,         /* struct request */
+    LETTER_READ,            /* struct reading: start */
+    LETTER_READ_ON,         /* struct reading: its stream has room again */
+    LETTER_FRAME,           /* struct frame_letter */
+    LETTER_WRITTEN,         /* struct written_letter */
+    LETTER_EXECUTED,        /* struct executed_letter */
+    LETTER_WORKERS_CHANGED, /* struct letter */
+    LETTER_LINK,            /* struct link_letter */
+    LETTER_START,           /* struct letter: the cluster is founded */
+    LETTER_INSTALLED,       /* struct installed_letter */
+    LETTER_SEND,            /* struct send_letter: something for a peer's next frame */
+    LETTER_TRANSFER,        /* struct letter: hand all ownerships over */
+    LETTER_STOP,            /* struct letter */
+};
+
+struct letter {
+    struct mail mail;
+    enum letter_kind kind;
+};
+
+/* A command inside this node, from its arrival to its answer. */
+struct request {
+    struct letter letter;
+    struct admitted admitted;
+    struct arena arena;
+    uint32_t partition;
+    uint64_t started_us;
+    /* Sends the answer; called once, from the shard. */
+    void (*finish)(struct request *request, const struct outcome *outcome,
+                   const struct fault *fault);
+    struct node *node;
+    /* Where it came from: one of the three. */
+    struct rpc_call *call;
+    struct dispatch_session *session;
+    uint64_t peer;
+    uint64_t peer_request;
+    /* The shard's. */
+    enum { REQUEST_WAITING, REQUEST_ADMITTED, REQUEST_FORWARDED } state;
+    bool finished; /* answered already; only waits to be given back */
+    uint64_t id;   /* while forwarded */
+    uint64_t target;
+    uint64_t retry_ms;
+    struct request *older;
+    struct request *newer;
+    UT_hash_handle hh;
+};
+
+/* One ReadAggregate. */
+struct reading {
+    struct letter letter;  /* to start */
+    struct letter more;    /* to go on */
+    atomic_bool more_sent;
+    atomic_bool closed; /* the client is gone */
+    struct rpc_stream *stream;
+    struct arena arena;
+    struct read_request request;
+    uint32_t partition;
+    uint64_t deadline_ms;
+    enum { READING_NEW, READING_ASKED, READING_WAITS, READING_FLOWS, READING_DONE } state;
+    uint64_t id;
+    uint64_t asked_at;
+    uint64_t need_index;
+    uint64_t need_term; /* of our own barrier, 0 when it is committed */
+    bool any;
+    bool started; /* `next` is known */
+    uint64_t next;
+    uint64_t left;
+    struct reading *next_reading;
+};
+
+/* A decoded frame of a peer. Shared by the shards that it concerns. */
+struct shared_frame {
+    atomic_int references;
+    struct arena arena;
+    struct frame frame;
+    uint64_t from;
+};
+void shared_frame_drop(struct shared_frame *shared);
+
+struct frame_letter {
+    struct letter letter;
+    struct shared_frame *shared;
+};
+
+struct written_letter {
+    struct letter letter;
+    uint64_t ticket;
+};
+
+struct executed_letter {
+    struct letter letter;
+    uint32_t partition;
+    uint64_t execution_id;
+    uint64_t worker;
+    bool died;
+    struct arena arena;
+    struct execution_result result;
+};
+
+struct link_letter {
+    struct letter letter;
+    uint64_t node_id;
+    bool up;
+};
+
+struct installed_letter {
+    struct letter letter;
+    uint32_t partition;
+    struct applied applied;
+};
+
+/* Part of a frame, ready to be added. */
+struct send_letter {
+    struct letter letter;
+    uint64_t to;
+    struct buffer part;
+};
+
+/* ---- storage.c ---- */
+
+struct storage *storage_new(struct node *node);
+/* The batch is the storage's until it comes back with storage_recycle(). */
+void storage_write(struct storage *storage, struct shard *shard, struct store_batch *batch,
+                   uint64_t ticket);
+struct store_batch *storage_take_batch(struct storage *storage);
+void storage_free(struct storage *storage); /* after the shards have stopped */
+
+/* ---- shard.c ---- */
+
+struct shard *shard_new(struct node *node, size_t index);
+void shard_send(struct shard *shard, struct letter *letter);
+void shard_stop(struct shard *shard);
+/* Answer what came after the stop. */
+void shard_drop_letters(struct shard *shard);
+void shard_free(struct shard *shard);
+/* Numbers for metrics; any thread. */
+struct shard_view {
+    atomic_size_t owned;
+    atomic_size_t movable; /* led by this node, and others could */
+    atomic_size_t waiting, in_flight, executing, cached, requests, replicas, lagging;
+};
+const struct shard_view *shard_view(const struct shard *shard);
+
+/* ---- request.c ---- */
+
+/* Decode, check and send to its shard; on a fault nothing was sent and the request is freed. */
+MUST_USE enum status request_start(struct request *request, struct bytes packed,
+                                   enum command_kind kind, uint64_t deadline_ms,
+                                   struct fault *fault);
+struct request *request_new(struct node *node);
+void request_free(struct request *request);
+
+/* ---- routes.c: who owns what, as this node knows it; any thread ---- */
+
+struct routes *routes_new(uint32_t partition_count);
+void routes_free(struct routes *routes);
+/* False when something newer is known. */
+bool routes_set(struct routes *routes, uint32_t partition, uint64_t owner, uint64_t epoch);
+uint64_t routes_owner(struct routes *routes, uint32_t partition, uint64_t *epoch);
+uint64_t routes_version(struct routes *routes);
+size_t routes_unowned(struct routes *routes);
+
+/* ---- links.c: data links to peers ---- */
+
+struct links *links_new(struct node *node);
+void links_free(struct links *links);
+/* On the way down: cancel all streams, then wait until none is left. */
+void links_cancel(struct links *links);
+bool links_idle(struct links *links);
+/* Keep a link to this member. Control thread. */
+void links_want(struct links *links, uint64_t node_id, const char *address);
+void links_tick(struct links *links, uint64_t now_ms);
+/* A frame for a peer; dropped when there is no link or its queue is full. Any thread. */
+void links_send(struct links *links, uint64_t node_id, struct bytes frame);
+bool links_up(struct links *links, uint64_t node_id);
+void node_hello(const struct node *node, struct hello *hello, uint64_t target);
+
+/* ---- control.c ---- */
+
+struct control *control_new(struct node *node, const struct founding *stored);
+void control_stop(struct control *control);
+void control_free(struct control *control);
+/* On the way down: true once no gossip stream is left. */
+bool control_streams_gone(struct control *control, bool cancel);
+void control_gossip_received(struct control *control, struct arena *arena,
+                             const struct gossip_frame *frame);
+void control_link_broken(struct control *control, uint64_t node_id);
+void control_handlers_changed(struct control *control);
+/* A packed GetTopologyResponse. Any thread. */
+void control_topology(struct control *control, struct buffer *out);
+uint64_t control_topology_version(struct control *control);
+/* A live member that handles the type, other than this node; 0 for none. Any thread. */
+uint64_t control_member_with_handler(struct control *control, struct bytes aggregate_type,
+                                     uint64_t hint);
+bool control_member_alive(struct control *control, uint64_t node_id);
+/* False when the member is unknown. Any thread. */
+bool control_member_address(struct control *control, uint64_t node_id, char *out, size_t room);
+
+/* ---- modules.c ---- */
+
+MUST_USE enum status modules_load(struct modules **out, const struct config *config,
+                                  struct fault *fault);
+void modules_free(struct modules *modules);
+const struct cairn_aggregate_type *modules_type(const struct modules *modules, struct bytes name);
+size_t modules_types(const struct modules *modules, const struct cairn_aggregate_type **out,
+                     size_t room);
+
+/* ---- workers.c ---- */
+
+struct workers *workers_new(struct node *node);
+void workers_free(struct workers *workers);
+enum status workers_pick(struct workers *workers, const struct command *command, uint64_t hint,
+                         uint64_t *worker, struct fault *fault);
+void workers_execute(struct workers *workers, struct shard *shard, uint32_t partition,
+                     uint64_t worker, uint64_t execution_id, struct bytes packed,
+                     uint64_t deadline_ms);
+/* For a peer whose worker is here. */
+void workers_execute_for(struct workers *workers, uint64_t peer, const struct remote_execute *in);
+void workers_result_from(struct workers *workers, const struct remote_execute *result);
+void workers_peer_gone(struct workers *workers, uint64_t peer);
+size_t workers_types(struct workers *workers, char out[][TYPE_BYTES_MAX + 1], size_t room);
+size_t workers_count(struct workers *workers);
+void workers_tick(struct workers *workers, uint64_t now_ms);
+
+/* ---- range_fetch.c: the key range of a partition that fell behind ---- */
+
+struct range_fetches *range_fetches_new(struct node *node);
+/* On the way down: cancel; true once no stream is left. */
+bool range_fetches_gone(struct range_fetches *fetches);
+void range_fetches_free(struct range_fetches *fetches);
+void range_fetch_start(struct node *node, uint32_t partition, uint64_t leader, uint64_t index,
+                       uint64_t term);
+void range_fetches_tick(struct range_fetches *fetches, uint64_t now_ms); /* control thread */
+
+/* ---- services: their methods, for main.c ---- */
+
+extern const struct rpc_stream_events dispatch_stream_events;
+extern const struct rpc_stream_events handle_commands_events;
+extern const struct rpc_stream_events read_aggregate_events;
+extern const struct rpc_stream_events watch_topology_events;
+extern const struct rpc_stream_events health_watch_events;
+extern const struct rpc_stream_events reflection_events;
+extern const struct rpc_stream_events peer_link_events;
+extern const struct rpc_stream_events peer_gossip_events;
+extern const struct rpc_stream_events peer_range_events;
+void dispatch_call(void *context, struct rpc_call *call, struct bytes request);
+void append_call(void *context, struct rpc_call *call, struct bytes request);
+void get_topology_call(void *context, struct rpc_call *call, struct bytes request);
+void health_check_call(void *context, struct rpc_call *call, struct bytes request);
+bool node_is_serving(struct node *node);
+void watchers_start(void);
+void watchers_stop(void);
+
+/* ---- http.c ---- */
+
+struct http;
+MUST_USE enum status http_new(struct http **out, struct node *node, struct fault *fault);
+void http_free(struct http *http);
+
+#endif

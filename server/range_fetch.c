@@ -1,0 +1,215 @@
+/*
+ * Fetches the key range of a partition whose replica fell behind the leader's log. What arrives is
+ * written page by page, so that memory stays bounded for any size; the replica goes on from the
+ * range only once the last page and the applied index are there. A fetch that breaks starts anew:
+ * writing the same records twice changes nothing.
+ */
+#include "node.h"
+
+enum { RETRY_MS = 500 };
+
+struct range_fetch {
+    struct range_fetch *next;
+    struct range_fetches *all;
+    uint32_t partition;
+    uint64_t leader;
+    uint64_t index;
+    uint64_t term;
+    struct rpc_channel *channel;
+    struct rpc_stream *stream;
+    uint64_t retry_ms;
+    bool complete;
+    bool done;
+};
+
+struct range_fetches {
+    struct node *node;
+    pthread_mutex_t lock;
+    struct range_fetch *first;
+    bool stopping;
+};
+
+static enum status write_pairs(struct range_fetch *fetch, const struct range_part *part,
+                               struct fault *fault)
+{
+    struct store *store = fetch->all->node->store;
+    struct store_batch *batch = store_batch_new(store);
+    struct store_key begin = key_partition_begin((uint16_t)fetch->partition);
+    enum status status = STATUS_OK;
+
+    for (size_t i = 0; i < part->pair_count && status == STATUS_OK; i++) {
+        if (part->pairs[i].key.len < begin.len ||
+            memcmp(part->pairs[i].key.data, begin.data, begin.len) != 0)
+            status = fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                               "a key of another partition");
+        else
+            store_batch_put(batch, (enum store_family)part->family, part->pairs[i].key,
+                            part->pairs[i].value);
+    }
+    if (status == STATUS_OK && part->pair_count > 0)
+        status = store_write(store, batch, false, fault);
+    store_batch_free(batch);
+    return status;
+}
+
+static void install(struct range_fetch *fetch, const struct applied *applied)
+{
+    struct installed_letter *letter = memory_zero(1, sizeof *letter);
+
+    letter->letter.kind = LETTER_INSTALLED;
+    letter->partition = fetch->partition;
+    letter->applied = *applied;
+    fetch->complete = true;
+    journal(JOURNAL_INFO, "range-installed", "partition %u up to index %llu", fetch->partition,
+            (unsigned long long)applied->index);
+    shard_send(node_shard_of(fetch->all->node, fetch->partition), &letter->letter);
+}
+
+static void on_message(void *user, struct rpc_stream *stream, struct bytes message)
+{
+    struct range_fetch *fetch = user;
+    struct arena arena = {0};
+    struct range_part part;
+    struct fault fault;
+    enum status status = wire_range_part_decode(message, &arena, &part, &fault);
+
+    if (status == STATUS_OK && part.family >= STORE_LOG && part.pair_count > 0)
+        status = fault_set(&fault, STATUS_INVALID, "MALFORMED_MESSAGE", "family %u isn't shipped",
+                           part.family);
+    if (status == STATUS_OK && part.refusal.len == 0)
+        status = write_pairs(fetch, &part, &fault);
+    if (status != STATUS_OK) {
+        journal(JOURNAL_WARN, "range-failed", "partition %u: %s", fetch->partition, fault.message);
+        rpc_stream_cancel(stream);
+    } else if (part.last && part.applied.index >= fetch->index && !fetch->complete) {
+        install(fetch, &part.applied);
+    }
+    arena_release(&arena);
+}
+
+static void on_closed(void *user, struct rpc_stream *stream, int code, const char *text)
+{
+    struct range_fetch *fetch = user;
+
+    (void)code;
+    (void)text;
+    pthread_mutex_lock(&fetch->all->lock);
+    fetch->stream = NULL;
+    fetch->done = fetch->complete;
+    fetch->retry_ms = clock_monotonic_ms() + RETRY_MS;
+    pthread_mutex_unlock(&fetch->all->lock);
+    rpc_stream_drop(stream);
+}
+
+static const struct rpc_stream_events events = {.message = on_message, .closed = on_closed};
+
+/* Whoever owns the partition now has the range. */
+static void dial(struct range_fetch *fetch)
+{
+    struct node *node = fetch->all->node;
+    struct range_request request = {
+        .partition = fetch->partition, .index = fetch->index, .term = fetch->term};
+    struct buffer out = {0};
+    uint64_t epoch;
+    uint64_t owner = routes_owner(node->routes, fetch->partition, &epoch);
+    char address[ADDRESS_BYTES_MAX + 1];
+
+    if (owner == 0 || owner == node->id)
+        owner = fetch->leader;
+    if (!control_member_address(node->control, owner, address, sizeof address)) {
+        fetch->retry_ms = clock_monotonic_ms() + RETRY_MS;
+        return;
+    }
+    rpc_channel_free(fetch->channel);
+    fetch->channel = rpc_channel_new(node->control_loop, address, GRPC_MESSAGE_BYTES_MAX);
+    fetch->stream = rpc_stream_open(fetch->channel, "/cairn.peer.v1.PeerService/FetchRange",
+                                    &events, fetch, 0);
+    node_hello(node, &request.hello, owner);
+    wire_range_request_pack(&out, &request);
+    rpc_stream_send(fetch->stream, buffer_bytes(&out));
+    rpc_stream_finish(fetch->stream, 0, NULL, BYTES_NONE);
+    buffer_release(&out);
+}
+
+void range_fetch_start(struct node *node, uint32_t partition, uint64_t leader, uint64_t index,
+                       uint64_t term)
+{
+    struct range_fetches *all = node->range_fetches;
+    struct range_fetch *fetch = memory_zero(1, sizeof *fetch);
+
+    *fetch = (struct range_fetch){
+        .all = all, .partition = partition, .leader = leader, .index = index, .term = term};
+    pthread_mutex_lock(&all->lock);
+    fetch->next = all->first;
+    all->first = fetch;
+    pthread_mutex_unlock(&all->lock);
+}
+
+/* A few at a time: each takes part of the disk and of the network. */
+enum { FETCHES_AT_ONCE = 2 };
+
+void range_fetches_tick(struct range_fetches *all, uint64_t now_ms)
+{
+    struct range_fetch **at = &all->first;
+    int running = 0;
+
+    pthread_mutex_lock(&all->lock);
+    while (*at != NULL) {
+        struct range_fetch *fetch = *at;
+
+        if (fetch->done) {
+            *at = fetch->next;
+            rpc_channel_free(fetch->channel);
+            free(fetch);
+            continue;
+        }
+        running += fetch->stream != NULL;
+        at = &fetch->next;
+    }
+    for (struct range_fetch *fetch = all->first; fetch != NULL && !all->stopping;
+         fetch = fetch->next)
+        if (fetch->stream == NULL && now_ms >= fetch->retry_ms && running < FETCHES_AT_ONCE) {
+            dial(fetch);
+            running++;
+        }
+    pthread_mutex_unlock(&all->lock);
+}
+
+struct range_fetches *range_fetches_new(struct node *node)
+{
+    struct range_fetches *all = memory_zero(1, sizeof *all);
+
+    all->node = node;
+    pthread_mutex_init(&all->lock, NULL);
+    return all;
+}
+
+bool range_fetches_gone(struct range_fetches *all)
+{
+    bool gone = true;
+
+    pthread_mutex_lock(&all->lock);
+    all->stopping = true;
+    for (struct range_fetch *fetch = all->first; fetch != NULL; fetch = fetch->next)
+        if (fetch->stream != NULL) {
+            rpc_stream_cancel(fetch->stream);
+            gone = false;
+        }
+    pthread_mutex_unlock(&all->lock);
+    return gone;
+}
+
+void range_fetches_free(struct range_fetches *all)
+{
+    if (all == NULL)
+        return;
+    while (all->first != NULL) {
+        struct range_fetch *next = all->first->next;
+
+        rpc_channel_free(all->first->channel);
+        free(all->first);
+        all->first = next;
+    }
+    pthread_mutex_destroy(&all->lock);
+    free(all);
+}

@@ -1,0 +1,83 @@
+/* A command from its bytes to its shard. */
+#include "node.h"
+
+struct request *request_new(struct node *node)
+{
+    struct request *request = memory_zero(1, sizeof *request);
+
+    request->letter.kind = LETTER_REQUEST;
+    request->node = node;
+    request->started_us = clock_monotonic_us();
+    atomic_fetch_add(&node->commands, 1);
+    return request;
+}
+
+void request_free(struct request *request)
+{
+    atomic_fetch_sub(&request->node->commands, 1);
+    arena_release(&request->arena);
+    free(request);
+}
+
+static enum status decode(struct request *request, struct bytes packed, enum command_kind kind,
+                          struct fault *fault)
+{
+    struct command *command = &request->admitted.command;
+
+    if (kind == COMMAND_APPEND)
+        return wire_append_decode(packed, &request->arena, command, fault);
+    if (kind == COMMAND_DISPATCH)
+        return wire_dispatch_decode(packed, &request->arena, command, fault);
+    return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE", "unknown kind of request %d",
+                     (int)kind);
+}
+
+/* Without an id the node makes one: a resend inside the cluster must not act twice. */
+static void make_id(struct request *request)
+{
+    struct command *command = &request->admitted.command;
+
+    if (command->id.len == 0)
+        command->id = bytes_of(arena_printf(&request->arena, "%016llx%016llx",
+                                            (unsigned long long)random_u64(),
+                                            (unsigned long long)random_u64()));
+}
+
+enum status request_start(struct request *request, struct bytes packed, enum command_kind kind,
+                          uint64_t deadline_ms, struct fault *fault)
+{
+    struct node *node = request->node;
+    struct command *command = &request->admitted.command;
+    uint64_t now = clock_monotonic_ms();
+    enum status status = STATUS_OK;
+
+    if (command->kind == 0)
+        status = decode(request, packed, kind, fault);
+    if (status == STATUS_OK)
+        status = command_check(command, (uint32_t)node->config.payload_bytes_max, fault);
+    if (status == STATUS_OK && atomic_load(&node->founding) == NULL) {
+        status = fault_set(fault, STATUS_UNAVAILABLE, "NOT_READY",
+                           "this node is not a member of a cluster yet");
+        fault->retry_ms = 200;
+    }
+    if (status == STATUS_OK && atomic_load(&node->commands) > COMMANDS_IN_NODE_MAX) {
+        status = fault_set(fault, STATUS_EXHAUSTED, "NODE_BUSY",
+                           "%d commands are inside this node already", COMMANDS_IN_NODE_MAX);
+        fault->retry_ms = 50;
+    }
+    if (deadline_ms == UINT64_MAX)
+        deadline_ms = now + node->config.default_timeout_ms;
+    if (status == STATUS_OK && deadline_ms <= now)
+        status = fault_set(fault, STATUS_DEADLINE, "DEADLINE_EXCEEDED",
+                           "the deadline passed before the command arrived");
+    if (status != STATUS_OK) {
+        METRIC_ADD(node, commands_failed, 1);
+        request_free(request);
+        return status;
+    }
+    make_id(request);
+    request->admitted.deadline_ms = deadline_ms;
+    request->partition = node_partition_of(node, command->aggregate_id);
+    shard_send(node_shard_of(node, request->partition), &request->letter);
+    return STATUS_OK;
+}
