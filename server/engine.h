@@ -48,6 +48,7 @@ struct shard {
     struct moment moment;
     uint64_t next_tick;
     uint64_t next_balance;
+    uint64_t next_complaint;
     bool stored_moved;  /* reads may go on */
     bool rescan;        /* routes changed: waiting requests may go on */
     bool stopping;

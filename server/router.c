@@ -276,10 +276,39 @@ void router_answered(struct shard *shard, struct admitted *command, const struct
     finish(shard, r, outcome, fault);
 }
 
+/* Once a second at most: why commands of a partition wait. */
+static void tell_why(struct shard *shard, const struct request *r)
+{
+    struct slot *slot = slot_of(shard, r->partition);
+    uint64_t epoch;
+    uint64_t owner = slot_owner(slot, &epoch);
+    struct partition_view view = {0};
+
+    if (shard->moment.now_ms < shard->next_complaint)
+        return;
+    shard->next_complaint = shard->moment.now_ms + 1000;
+    if (slot->partition != NULL)
+        view = partition_view(slot->partition);
+    journal(JOURNAL_WARN, "command-expired",
+            "partition %u, %s; owner %016llx epoch %llu; here: %s, leader %016llx term %llu, log "
+            "%llu, commit %llu, stored %llu%s%s",
+            r->partition,
+            r->state == REQUEST_WAITING     ? "waiting for an owner"
+            : r->state == REQUEST_FORWARDED ? "forwarded"
+                                            : "at its aggregate",
+            (unsigned long long)owner, (unsigned long long)epoch,
+            view.owner ? "owner" : view.leading ? "leading" : "not owner",
+            (unsigned long long)view.leader, (unsigned long long)view.term,
+            (unsigned long long)view.last_index, (unsigned long long)view.commit_index,
+            (unsigned long long)view.stored_index, view.transferring ? ", transferring" : "",
+            view.installing ? ", installing" : "");
+}
+
 static void expire(struct shard *shard, struct request *r)
 {
     struct fault fault;
 
+    tell_why(shard, r);
     (void)fault_set(&fault, STATUS_DEADLINE, "DEADLINE_EXCEEDED",
                     "no outcome before the deadline (%s); ask again with the same command id",
                     r->state == REQUEST_WAITING     ? "the partition has no owner now"

@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import cairn  # noqa: E402
-from cluster import Cluster  # noqa: E402
+from cluster import Cluster, wait_until  # noqa: E402
 
 SCHEDULE_AHEAD = datetime.timedelta(hours=1)
 
@@ -202,6 +202,7 @@ def main() -> int:
                         help="who decides: the C module in the nodes or Python workers")
     parser.add_argument("--all", action="store_true", help="the whole year, not just January")
     parser.add_argument("--flights", type=int, default=0, help="only the first N commands")
+    parser.add_argument("--folder", help="keep data and logs here")
     parser.add_argument("--in-flight", type=int, default=256)
     arguments = parser.parse_args()
 
@@ -218,7 +219,7 @@ def main() -> int:
         all_happenings = all_happenings[:arguments.flights]
     expected, expected_rejected = expected_events(all_happenings)
     modules = ("aircraft",) if arguments.handler == "module" else ()
-    cluster = Cluster(3, modules=modules)
+    cluster = Cluster(3, modules=modules, folder=arguments.folder)
     workers: list[subprocess.Popen] = []
     try:
         cluster.start()
@@ -226,6 +227,8 @@ def main() -> int:
         if arguments.handler == "worker":
             example = ROOT / "clients" / "python" / "examples" / "aircraft.py"
             workers = [subprocess.Popen([sys.executable, str(example), *cluster.endpoints])]
+            for node in cluster.nodes:
+                wait_until(lambda n=node: n.metrics()["cairn_workers_connected"] > 0, 20, "a worker")
             say("a Python worker is connected to every node")
         say(f"playing {len(all_happenings):,} commands to {len(expected):,} aircraft")
         accepted, rejected, latencies, seconds = asyncio.run(

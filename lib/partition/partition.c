@@ -52,6 +52,8 @@ struct partition {
     uint64_t configuration_index;
     size_t bytes_since_checkpoint;
 
+    uint64_t leader; /* who sent entries of leader_term: libraft remembers older leaders as well */
+    uint64_t leader_term;
     bool owner;
     uint64_t leading_term;   /* the term in which this replica leads, 0 when it doesn't */
     uint64_t barrier_index;  /* ours of this term */
@@ -397,14 +399,18 @@ static void follow_state(struct partition *p, const struct turn *turn)
 
 static void begin_install(struct partition *p, const struct raft_update *update)
 {
+    raft_id leader = 0;
+    const char *address;
+
     p->installing = true;
     p->install = update->snapshot.metadata;
     raft_free(update->snapshot.chunk.base);
     tail_restart(&p->tail, update->snapshot.metadata.index + 1);
     for (size_t i = 0; i < p->write_count; i++)
         p->writes[i].last_index = 0;
-    p->effects.need_range(p->effects.context, p, partition_view(p).leader,
-                          update->snapshot.metadata.index, update->snapshot.metadata.term);
+    raft_leader(&p->raft, &leader, &address);
+    p->effects.need_range(p->effects.context, p, leader, update->snapshot.metadata.index,
+                          update->snapshot.metadata.term);
 }
 
 static void step(struct partition *p, struct raft_event *event, const struct turn *turn)
@@ -451,6 +457,12 @@ void partition_receive(struct partition *p, uint64_t from, const struct replica_
         STATUS_OK) {
         event.receive.message = &in;
         step(p, &event, turn);
+        if ((message->type == REPLICA_APPEND_ENTRIES ||
+             message->type == REPLICA_INSTALL_SNAPSHOT) &&
+            message->term == raft_current_term(&p->raft)) {
+            p->leader = from;
+            p->leader_term = message->term;
+        }
     }
     free(entries);
 }
@@ -632,11 +644,10 @@ struct partition_view partition_view(const struct partition *partition)
         .installing = p->installing,
         .transferring = raft_state(&p->raft) == RAFT_LEADER && raft_transferee(&p->raft) != 0,
     };
-    raft_id id = 0;
-    const char *address = NULL;
 
-    raft_leader(&p->raft, &id, &address);
-    view.leader = id;
+    view.leader = view.leading                     ? p->settings.node_id
+                  : p->leader_term == view.term ? p->leader
+                                                    : 0;
     return view;
 }
 
