@@ -18,6 +18,7 @@ struct rocks {
     rocksdb_writeoptions_t *write_sync;
     rocksdb_writeoptions_t *write_plain;
     rocksdb_readoptions_t *read;
+    rocksdb_compactionfilter_t *age_filter; /* the options only borrow it */
     uint64_t retention_ms;
 };
 
@@ -244,6 +245,8 @@ static void rocks_close(void *backend)
     for (int i = 0; i < STORE_FAMILIES; i++)
         if (rocks->family_options[i] != NULL)
             rocksdb_options_destroy(rocks->family_options[i]);
+    if (rocks->age_filter != NULL)
+        rocksdb_compactionfilter_destroy(rocks->age_filter);
     if (rocks->options != NULL)
         rocksdb_options_destroy(rocks->options);
     if (rocks->table_options != NULL)
@@ -274,10 +277,11 @@ static rocksdb_options_t *family_options(struct rocks *rocks, enum store_family 
         rocksdb_options_set_compression(options, rocksdb_lz4_compression);
         rocksdb_options_set_bottommost_compression(options, rocksdb_zstd_compression);
     }
-    if (family == STORE_OUTCOMES)
-        rocksdb_options_set_compaction_filter(
-            options,
-            rocksdb_compactionfilter_create(rocks, filter_free, outcome_expired, filter_name));
+    if (family == STORE_OUTCOMES) {
+        rocks->age_filter =
+            rocksdb_compactionfilter_create(rocks, filter_free, outcome_expired, filter_name);
+        rocksdb_options_set_compaction_filter(options, rocks->age_filter);
+    }
     return options;
 }
 

@@ -1,0 +1,32 @@
+"""Fixtures: a cluster for each test that changes it, one shared node for those that don't."""
+
+import pathlib
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
+
+from cluster import Cluster  # noqa: E402
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "sanitize: also run with ASan and UBSan")
+
+
+@pytest.fixture
+def three():
+    with Cluster(3) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def three_without_modules():
+    with Cluster(3, modules=()) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def one():
+    with Cluster(1) as cluster:
+        yield cluster

@@ -1,0 +1,248 @@
+"""Three real processes: forming, proxying, failover, restart, catch-up."""
+
+import json
+import signal
+import threading
+import time
+
+import cairn
+import pytest
+from cluster import SLOW, Cluster, wait_until
+
+AT = "2013-01-01T{:02}:{:02}:00Z"
+
+
+def put(aggregate, payload="x", **more):
+    return cairn.Command("echo", aggregate, "Put", payload, **more)
+
+
+def owner_of(cluster, aggregate):
+    """The node that owns the aggregate, by asking for its partition."""
+    with cairn.Client(cluster.endpoints) as client:
+        partition = client.dispatch(put(aggregate)).partition
+        topology = client.topology()
+    owner = topology.partitions[partition].owner
+    name = next(m.name for m in topology.members if m.node_id == owner)
+    return next(n for n in cluster.nodes if n.name == name)
+
+
+class Load:
+    """Keeps commands coming from a retrying client, and remembers what was acknowledged."""
+
+    def __init__(self, endpoints, threads=4):
+        self.acknowledged = {}
+        self.errors = []
+        self.longest = 0.0
+        self.endpoints = endpoints
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(i,)) for i in range(threads)]
+
+    def _run(self, number):
+        client = cairn.Client(self.endpoints, timeout=30 * SLOW, try_timeout=0.5 * SLOW)
+        turn = 0
+        while not self._stop.is_set():
+            aggregate = f"load-{number}-{turn % 10}"
+            turn += 1
+            started = time.monotonic()
+            try:
+                client.dispatch(put(aggregate, {"turn": turn}))
+                self.acknowledged[aggregate] = self.acknowledged.get(aggregate, 0) + 1
+            except cairn.CairnError as error:
+                self.errors.append(str(error))
+            self.longest = max(self.longest, time.monotonic() - started)
+        client.close()
+
+    @property
+    def total(self):
+        return sum(self.acknowledged.values())
+
+    def wait_for(self, count):
+        target = self.total + count
+        wait_until(lambda: self.total >= target or self.errors, 60 * SLOW, f"{count} more commands")
+
+    def __enter__(self):
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def check(self, client):
+        """Everything acknowledged is stored, once, in order."""
+        for aggregate, count in self.acknowledged.items():
+            events = list(client.read(aggregate))
+            assert [e.sequence for e in events] == list(range(len(events)))
+            turns = [json.loads(e.payload)["turn"] for e in events]
+            assert turns == sorted(set(turns)), "an event is doubled or out of order"
+            assert len(events) == count
+
+
+@pytest.mark.sanitize
+def test_three_nodes_found_one_cluster_and_share_the_partitions(three):
+    ids = set()
+    for node in three.nodes:
+        with cairn.Client([node.endpoint]) as client:
+            topology = client.topology()
+        ids.add(topology.cluster_id)
+        assert len(topology.members) == 3
+        assert topology.partition_count == 64 and topology.hash == "XXH3_64bits"
+    assert len(ids) == 1
+    three.wait_balanced()
+
+
+@pytest.mark.sanitize
+def test_any_node_takes_any_command(three):
+    for turn in range(3):
+        for number, node in enumerate(three.nodes):
+            with cairn.Client([node.endpoint]) as client:
+                outcome = client.dispatch(put("everywhere"))
+                assert outcome.first_sequence == turn * 3 + number
+                assert len(list(client.read("everywhere"))) == turn * 3 + number + 1
+
+
+def test_a_repeat_through_another_node_gets_the_recorded_outcome(three):
+    command = put("once", {"n": 1})
+    outcomes = []
+    for node in three.nodes * 2:
+        with cairn.Client([node.endpoint]) as client:
+            outcomes.append(client.dispatch(command))
+    assert len(set(outcomes)) == 1
+    with cairn.Client(three.endpoints) as client:
+        assert len(list(client.read("once"))) == 1
+
+
+@pytest.mark.sanitize
+def test_kill_9_of_an_owner_loses_nothing(three):
+    with Load(three.endpoints) as load:
+        load.wait_for(200)
+        victim = three.busiest()
+        victim.kill()
+        load.wait_for(400)
+        victim.start()
+        victim.wait_ready()
+        load.wait_for(200)
+    assert load.errors == []
+    for node in three.nodes:
+        with cairn.Client([node.endpoint]) as client:
+            load.check(client)
+
+
+def test_dedupe_survives_the_owners_death(three):
+    command = put("dedupe", {"n": 1})
+    with cairn.Client(three.endpoints) as client:
+        before = client.dispatch(command)
+        owner_of(three, "dedupe").kill()
+        assert client.dispatch(command, timeout=20) == before
+        assert len(list(client.read("dedupe"))) == 2  # owner_of put one
+
+
+def test_a_hung_owner_is_replaced_and_its_old_work_refused(three):
+    victim = owner_of(three, "hung")
+    others = [n.endpoint for n in three.nodes if n is not victim]
+    with cairn.Client(others, try_timeout=1.0) as client:
+        victim.signal(signal.SIGSTOP)
+        started = time.monotonic()
+        for number in range(20):
+            client.dispatch(put("hung", {"n": number}), timeout=20)
+        assert time.monotonic() - started < 10 * SLOW
+        victim.signal(signal.SIGCONT)
+        with cairn.Client([victim.endpoint]) as old:
+            wait_until(lambda: len(list(old.read("hung"))) == 21, 20 * SLOW, "the old owner's sight")
+            old.dispatch(put("hung", {"n": 20}))
+        assert [e.sequence for e in client.read("hung")] == list(range(22))
+
+
+def test_a_node_stopped_under_load_costs_no_error(three):
+    with Load(three.endpoints) as load:
+        load.wait_for(200)
+        node = three.busiest()
+        assert node.stop() == 0
+        load.wait_for(200)
+        node.start()
+        node.wait_ready()
+        load.wait_for(100)
+    assert load.errors == []
+    with cairn.Client(three.endpoints) as client:
+        load.check(client)
+
+
+def test_all_nodes_killed_at_once_lose_nothing(three):
+    with Load(three.endpoints) as load:
+        load.wait_for(300)
+    for node in three.nodes:
+        node.kill()
+    for node in three.nodes:
+        node.start()
+    for node in three.nodes:
+        node.wait_ready()
+    with cairn.Client(three.endpoints) as client:
+        load.check(client)
+
+
+def test_a_node_that_missed_more_than_the_log_catches_up():
+    """One partition, so that its log is trimmed past what the sleeping node has."""
+    with Cluster(3, arguments=("--partitions", "1")) as three:
+        sleeper = next(n for n in three.nodes if n is not owner_of(three, "bulk"))
+        sleeper.kill()
+        others = [n.endpoint for n in three.nodes if n is not sleeper]
+
+        async def play():
+            import asyncio
+
+            async with cairn.AsyncClient(others) as client:
+                gate = asyncio.Semaphore(64)
+
+                async def one(number):
+                    async with gate:
+                        await client.dispatch(put(f"bulk-{number % 50}", "x" * 2000), timeout=60)
+
+                await asyncio.gather(*(one(n) for n in range(20000)))
+
+        import asyncio
+
+        asyncio.run(play())
+        sleeper.start()
+        sleeper.wait_ready()
+        with cairn.Client([sleeper.endpoint]) as client:
+            wait_until(lambda: len(list(client.read("bulk-7", stale=False, timeout=60))) == 400,
+                       60, "catching up", 0.5)
+        assert sleeper.metrics()["cairn_partition_ranges_installed_total"] >= 1
+
+
+def test_a_node_with_an_emptied_disk_is_refused(three):
+    import shutil
+
+    node = three.nodes[1]
+    node.kill()
+    shutil.rmtree(node.folder)
+    node.start()
+    assert node.process.wait(15 * SLOW) == 3
+    assert "IDENTITY_LOST" in node.log()
+
+
+def test_a_node_of_another_cluster_is_refused(three):
+    with Cluster(1) as stranger:
+        node = stranger.nodes[0]
+        node.stop()
+        node.arguments += ["--join", three.nodes[0].endpoint]
+        node.start()
+        node.wait_ready()
+        wait_until(lambda: "belongs to cluster" in node.log(), 10 * SLOW, "the refusal")
+        with cairn.Client([three.nodes[0].endpoint]) as client:
+            assert len(client.topology().members) == 3
+
+
+@pytest.mark.sanitize
+def test_a_graceful_stop_leaves_nothing_behind(three):
+    with cairn.Client(three.endpoints) as client:
+        for number in range(50):
+            client.dispatch(put(f"bye-{number}"))
+    for node in three.nodes:
+        node.arguments = [*node.arguments]
+    codes = [node.stop(40) for node in three.nodes]
+    logs = "".join(node.log() for node in three.nodes)
+    assert codes == [0, 0, 0], logs[-3000:]
+    assert "ERROR: " not in logs

@@ -1,0 +1,197 @@
+"""Workers over real streams: the same decisions as the module, death, and broken contracts."""
+
+import pathlib
+import subprocess
+import sys
+import threading
+import time
+
+import cairn
+import grpc
+import pytest
+from cairn.v1 import command_pb2, command_pb2_grpc
+from cluster import SLOW, Cluster, wait_until
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+EXAMPLE = ROOT / "clients" / "python" / "examples" / "aircraft.py"
+
+
+def flights(tail):
+    at = "2013-01-01T{:02}:00:00Z"
+    for hour, type_ in enumerate(["Schedule", "Depart", "Depart", "Arrive", "Arrive", "Cancel"]):
+        yield cairn.Command("aircraft", tail, type_,
+                            '{"flight":"UA1","at":"%s"}' % at.format(hour + 1), id=f"{tail}-{hour}")
+
+
+def play(client, tail):
+    results = []
+    for command in flights(tail):
+        try:
+            client.dispatch(command)
+            results.append("ok")
+        except cairn.Rejected as no:
+            results.append((no.reason, no.message))
+    return results, [(e.type, e.payload) for e in client.read(tail)]
+
+
+def start_worker(*endpoints):
+    return subprocess.Popen([sys.executable, str(EXAMPLE), *endpoints])
+
+
+def wait_for_workers(cluster, count=1):
+    for node in cluster.nodes:
+        wait_until(lambda: node.metrics()["cairn_workers_connected"] >= count, 20 * SLOW, "a worker")
+
+
+def test_module_and_worker_decide_the_same(three_without_modules):
+    worker = start_worker(*three_without_modules.endpoints)
+    try:
+        wait_for_workers(three_without_modules)
+        with cairn.Client(three_without_modules.endpoints) as client:
+            by_worker = [play(client, f"N{i}") for i in range(10)]
+    finally:
+        worker.terminate()
+        worker.wait()
+    with Cluster(1) as modules, cairn.Client(modules.endpoints) as client:
+        by_module = [play(client, f"N{i}") for i in range(10)]
+    assert by_worker == by_module
+    assert by_module[0][0][2] == ("ALREADY_IN_THE_AIR", "the aircraft is in the air with flight UA1")
+
+
+def test_a_worker_at_another_node_than_the_owner_is_enough(three_without_modules):
+    worker = start_worker(three_without_modules.nodes[0].endpoint)
+    try:
+        wait_until(lambda: three_without_modules.nodes[0].metrics()["cairn_workers_connected"] == 1,
+                   20 * SLOW, "the worker")
+        with cairn.Client(three_without_modules.endpoints) as client:
+            def handled():
+                try:
+                    client.dispatch(next(flights("probe")))
+                    return True
+                except cairn.CairnError as error:
+                    assert error.reason == "NO_HANDLER"
+                    return False
+            for _ in range(5):  # gossip tells the others within a moment
+                wait_until(handled, 10 * SLOW, "the handler being known", 0.1)
+            results = [play(client, f"N{i}")[0][0] for i in range(12)]
+        assert results == ["ok"] * 12
+    finally:
+        worker.terminate()
+        worker.wait()
+
+
+def test_a_killed_workers_commands_run_at_another(three_without_modules):
+    workers = [start_worker(*three_without_modules.endpoints) for _ in range(2)]
+    try:
+        wait_for_workers(three_without_modules, 2)
+        done, errors = [], []
+
+        def load(number):
+            with cairn.Client(three_without_modules.endpoints, try_timeout=5) as client:
+                for turn in range(60):
+                    at = f"2013-01-{turn // 24 + 1:02}T{turn % 24:02}:00:00Z"
+                    try:
+                        client.dispatch(cairn.Command(
+                            "aircraft", f"N{number}", "Schedule",
+                            '{"flight":"UA1","at":"%s"}' % at))
+                        done.append(1)
+                    except cairn.CairnError as error:
+                        errors.append(str(error))
+
+        threads = [threading.Thread(target=load, args=(n,)) for n in range(6)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: len(done) > 60, 30 * SLOW, "some commands")
+        workers[0].kill()
+        for thread in threads:
+            thread.join()
+        assert errors == [] and len(done) == 360
+        with cairn.Client(three_without_modules.endpoints) as client:
+            assert [len(list(client.read(f"N{n}"))) for n in range(6)] == [60] * 6
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.wait()
+
+
+class RawWorker:
+    """A worker that answers whatever a test wants."""
+
+    def __init__(self, endpoint, answer):
+        self._channel = grpc.insecure_channel(endpoint)
+        self._out = []
+        self._more = threading.Condition()
+        self._answer = answer
+        self._send(command_pb2.HandleCommandsRequest(register=command_pb2.RegisterWorker(
+            name="raw", aggregate_type="raw", command_types=["Do"])))
+        self._call = command_pb2_grpc.CommandServiceStub(self._channel).HandleCommands(self._requests())
+        self.registered = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _send(self, message):
+        with self._more:
+            self._out.append(message)
+            self._more.notify()
+
+    def _requests(self):
+        while True:
+            with self._more:
+                while not self._out:
+                    self._more.wait()
+                message = self._out.pop(0)
+            if message is None:
+                return
+            yield message
+
+    def _run(self):
+        try:
+            for message in self._call:
+                if message.HasField("registered"):
+                    self.registered.set()
+                if message.HasField("execute"):
+                    result = self._answer(message.execute)
+                    if result is not None:
+                        result.execution_id = message.execute.execution_id
+                        self._send(command_pb2.HandleCommandsRequest(result=result))
+        except grpc.RpcError:
+            pass
+
+    def close(self):
+        self._call.cancel()
+        self._channel.close()
+
+
+@pytest.mark.parametrize("name, result, reason", [
+    ("failure", command_pb2.ExecutionResult(failure="boom"), "HANDLER_FAILED"),
+    ("event without a type", command_pb2.ExecutionResult(events=[{}]), "HANDLER_BROKE_CONTRACT"),
+    ("too many events", command_pb2.ExecutionResult(events=[{"type": "E"}] * 2000),
+     "HANDLER_BROKE_CONTRACT"),
+    ("huge event", command_pb2.ExecutionResult(events=[{"type": "E", "data": b"x" * (3 << 20)}]),
+     "HANDLER_BROKE_CONTRACT"),
+])
+def test_a_worker_that_breaks_the_contract_fails_one_command(one, name, result, reason):
+    worker = RawWorker(one.endpoints[0], lambda execute: result)
+    try:
+        assert worker.registered.wait(10 * SLOW)
+        with cairn.Client(one.endpoints) as client:
+            with pytest.raises(cairn.CairnError) as error:
+                client.dispatch(cairn.Command("raw", f"broken {name}", "Do"))
+            assert error.value.reason == reason
+            with pytest.raises(cairn.NotFound):
+                list(client.read(f"broken {name}"))
+    finally:
+        worker.close()
+
+
+def test_a_silent_worker_costs_the_deadline_of_one_command(one):
+    worker = RawWorker(one.endpoints[0], lambda execute: None)
+    try:
+        assert worker.registered.wait(10 * SLOW)
+        with cairn.Client(one.endpoints, try_timeout=0.5) as client:
+            started = time.monotonic()
+            with pytest.raises(cairn.Unavailable):
+                client.dispatch(cairn.Command("raw", "silent", "Do"), timeout=1.0)
+            assert time.monotonic() - started < 5
+            client.dispatch(cairn.Command("echo", "silent-neighbour", "Put", "x"))
+    finally:
+        worker.close()

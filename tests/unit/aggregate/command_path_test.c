@@ -1,0 +1,457 @@
+/* The way of a command on its owner, with a log that commits when the test says so. */
+#include "aggregate/aggregate.h"
+#include "check.h"
+
+enum { ENTRIES_MAX = 256, ANSWERS_MAX = 256 };
+
+struct answer {
+    struct admitted *command;
+    enum status status;
+    uint64_t first_sequence;
+    uint32_t events;
+    bool rejected;
+    char reason[64];
+};
+
+struct fixture {
+    struct store *store;
+    struct aggregates *aggregates;
+    struct moment moment;
+    struct blob *log[ENTRIES_MAX]; /* submitted, from index 1 */
+    uint64_t submitted;
+    uint64_t committed;
+    uint64_t stored;
+    struct applied applied;
+    enum status submit_status;
+    struct answer answers[ANSWERS_MAX];
+    size_t answer_count;
+    struct admitted *commands[ANSWERS_MAX];
+    size_t command_count;
+    bool no_module;
+    uint64_t worker;
+    uint64_t execution;
+    uint64_t executed_from; /* events_from is not decoded: whether history came along */
+};
+
+/* ---- a counter: Add makes one event, Fail is refused, Limit refuses past three ---- */
+
+static void *create(struct cairn_bytes id)
+{
+    (void)id;
+    return calloc(1, sizeof(int));
+}
+
+static void decide(const void *state, const struct cairn_command *command,
+                   struct cairn_decision *decision)
+{
+    if (command->type.data[0] == 'F')
+        decision->reject(decision, "NO_WAY", "refused");
+    else if (*(const int *)state >= 3)
+        decision->reject(decision, "FULL", "three are enough");
+    else
+        decision->emit(decision, "Added", command->payload);
+}
+
+static int evolve(void *state, const struct cairn_event *event)
+{
+    (void)event;
+    ++*(int *)state;
+    return 0;
+}
+
+static const struct cairn_aggregate_type counter = {
+    .name = "counter",
+    .commands = (const char *const[]){"Add", "Fail", NULL},
+    .create = create,
+    .destroy = free,
+    .decide = decide,
+    .evolve = evolve,
+};
+
+/* ---- effects ---- */
+
+static enum status on_submit(void *context, struct blob *payload, uint64_t *index)
+{
+    struct fixture *f = context;
+
+    if (f->submit_status != STATUS_OK) {
+        blob_drop(payload);
+        return f->submit_status;
+    }
+    f->log[f->submitted] = payload;
+    *index = ++f->submitted;
+    return STATUS_OK;
+}
+
+static void on_answer(void *context, struct admitted *command, const struct outcome *outcome,
+                      const struct fault *fault)
+{
+    struct fixture *f = context;
+    struct answer *a = &f->answers[f->answer_count++];
+
+    *a = (struct answer){.command = command};
+    if (outcome != NULL) {
+        a->first_sequence = outcome->first_sequence;
+        a->events = outcome->event_count;
+        a->rejected = outcome->rejection.present;
+    } else {
+        a->status = fault->status;
+        snprintf(a->reason, sizeof a->reason, "%s", fault->reason);
+    }
+}
+
+static const struct cairn_aggregate_type *on_module_type(void *context, struct bytes name)
+{
+    struct fixture *f = context;
+
+    return !f->no_module && bytes_equal(name, BYTES_LITERAL("counter")) ? &counter : NULL;
+}
+
+static enum status on_pick(void *context, const struct command *command, uint64_t hint,
+                           uint64_t *worker, struct fault *fault)
+{
+    struct fixture *f = context;
+
+    (void)command;
+    (void)hint;
+    *worker = f->worker;
+    return f->worker != 0 ? STATUS_OK
+                          : fault_set(fault, STATUS_NO_HANDLER, "NO_HANDLER", "nobody");
+}
+
+static void on_execute(void *context, uint64_t worker, uint64_t execution_id, struct bytes packed,
+                       uint64_t deadline_ms)
+{
+    struct fixture *f = context;
+
+    (void)worker;
+    (void)packed;
+    (void)deadline_ms;
+    f->execution = execution_id;
+}
+
+static uint64_t on_stored(void *context)
+{
+    return ((struct fixture *)context)->stored;
+}
+
+static uint64_t on_applied(void *context)
+{
+    return ((struct fixture *)context)->committed;
+}
+
+/* ---- given, when, then ---- */
+
+static int set_up(void **state)
+{
+    struct fixture *f = memory_zero(1, sizeof *f);
+    struct aggregates_settings settings = {.partition = 3,
+                                           .payload_bytes_max = 1000,
+                                           .cache_bytes = 1 << 20,
+                                           .cache_count = 1000};
+    struct aggregates_effects effects = {f,          on_submit, on_answer,  on_module_type,
+                                         on_pick,    on_execute, on_stored, on_applied};
+
+    f->moment = (struct moment){1000, 1700000000000};
+    assert_ok(store_open_memory(&f->store));
+    f->aggregates = aggregates_new(&settings, &effects, f->store);
+    aggregates_own(f->aggregates, &f->applied);
+    *state = f;
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    struct fixture *f = *state;
+
+    aggregates_free(f->aggregates);
+    for (uint64_t i = 0; i < f->submitted; i++)
+        blob_drop(f->log[i]);
+    for (size_t i = 0; i < f->command_count; i++)
+        free(f->commands[i]);
+    store_free(f->store);
+    free(f);
+    return 0;
+}
+
+static struct admitted *send_command(struct fixture *f, const char *id, const char *aggregate,
+                                     const char *type)
+{
+    struct admitted *c = memory_zero(1, sizeof *c);
+    struct fault fault;
+
+    c->command = (struct command){
+        .kind = COMMAND_DISPATCH,
+        .id = bytes_of(id),
+        .aggregate_type = BYTES_LITERAL("counter"),
+        .aggregate_id = bytes_of(aggregate),
+        .type = bytes_of(type),
+        .payload = {PAYLOAD_JSON, BYTES_LITERAL("1")},
+    };
+    c->deadline_ms = f->moment.now_ms + 5000;
+    assert_ok(command_check(&c->command, 1000, &fault));
+    f->commands[f->command_count++] = c;
+    aggregates_admit(f->aggregates, c, f->moment);
+    return c;
+}
+
+static void flush(struct fixture *f)
+{
+    aggregates_flush(f->aggregates, f->moment);
+}
+
+static void commit_all(struct fixture *f)
+{
+    struct store_batch *batch = store_batch_new(f->store);
+    struct fault fault;
+
+    flush(f);
+    while (f->committed < f->submitted) {
+        struct blob *payload = f->log[f->committed++];
+
+        assert_ok(aggregates_committed(f->aggregates, f->committed,
+                                       (struct bytes){payload->data, payload->len}, &f->applied,
+                                       batch, &fault));
+    }
+    assert_ok(store_write(f->store, batch, true, &fault));
+    store_batch_free(batch);
+}
+
+static void store_all(struct fixture *f)
+{
+    f->stored = f->committed;
+    aggregates_stored(f->aggregates, f->stored, f->moment);
+}
+
+static const struct answer *answer_to(const struct fixture *f, const struct admitted *c)
+{
+    for (size_t i = 0; i < f->answer_count; i++)
+        if (f->answers[i].command == c)
+            return &f->answers[i];
+    return NULL;
+}
+
+/* ---- the tests ---- */
+
+static void nothing_is_answered_before_the_commit(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c = send_command(f, "c1", "A", "Add");
+
+    flush(f);
+    assert_null(answer_to(f, c));
+    commit_all(f);
+    assert_non_null(answer_to(f, c));
+    assert_int_equal(answer_to(f, c)->events, 1);
+}
+
+static void commands_of_one_aggregate_see_each_other_before_the_commit(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c[5];
+    const char *ids[] = {"c1", "c2", "c3", "c4", "c5"};
+
+    for (int i = 0; i < 5; i++)
+        c[i] = send_command(f, ids[i], "A", "Add");
+    commit_all(f);
+    for (uint64_t i = 0; i < 3; i++)
+        assert_int_equal(answer_to(f, c[i])->first_sequence, i);
+    assert_true(answer_to(f, c[3])->rejected); /* three are enough */
+    assert_true(answer_to(f, c[4])->rejected);
+}
+
+static void a_turns_commands_share_one_log_entry(void **state)
+{
+    struct fixture *f = *state;
+
+    (void)send_command(f, "c1", "A", "Add");
+    (void)send_command(f, "c2", "B", "Add");
+    (void)send_command(f, "c3", "C", "Add");
+    flush(f);
+    assert_int_equal(f->submitted, 1);
+}
+
+static void a_repeat_gets_the_recorded_outcome(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *first = send_command(f, "c1", "A", "Add");
+    struct admitted *during = send_command(f, "c1", "A", "Add");
+    struct admitted *committed, *stored;
+
+    commit_all(f);
+    committed = send_command(f, "c1", "A", "Add");
+    store_all(f);
+    stored = send_command(f, "c1", "A", "Add");
+    commit_all(f);
+    assert_int_equal(f->applied.next_position, 1); /* took effect once */
+    assert_int_equal(answer_to(f, first)->events, 1);
+    assert_int_equal(answer_to(f, during)->events, 1);
+    assert_int_equal(answer_to(f, committed)->events, 1);
+    assert_int_equal(answer_to(f, stored)->events, 1);
+}
+
+static void a_repeat_of_a_rejection_is_rejected_again(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *again;
+
+    (void)send_command(f, "c1", "A", "Fail");
+    commit_all(f);
+    store_all(f);
+    again = send_command(f, "c1", "A", "Fail");
+    assert_true(answer_to(f, again)->rejected);
+}
+
+static void an_id_used_for_another_command_is_refused(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *during, *after;
+
+    (void)send_command(f, "c1", "A", "Add");
+    during = send_command(f, "c1", "B", "Add");
+    assert_status(answer_to(f, during)->status, STATUS_INVALID);
+    commit_all(f);
+    store_all(f);
+    after = send_command(f, "c1", "A", "Fail");
+    assert_status(answer_to(f, after)->status, STATUS_INVALID);
+    assert_string_equal(answer_to(f, after)->reason, "COMMAND_ID_REUSED");
+}
+
+static void an_expected_sequence_holds_or_nothing_happens(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c = memory_zero(1, sizeof *c);
+    struct fault fault;
+
+    (void)send_command(f, "c1", "A", "Add");
+    *c = *f->commands[0];
+    c->command.id = BYTES_LITERAL("c2");
+    c->command.expects_sequence = true;
+    c->command.expected_sequence = 2;
+    assert_ok(command_check(&c->command, 1000, &fault));
+    f->commands[f->command_count++] = c;
+    aggregates_admit(f->aggregates, c, f->moment);
+    assert_status(answer_to(f, c)->status, STATUS_CONFLICT);
+    commit_all(f);
+    assert_int_equal(f->applied.next_position, 1);
+}
+
+static void when_ownership_goes_everything_is_given_back(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *sent = send_command(f, "c1", "A", "Add");
+    struct admitted *open;
+
+    flush(f);
+    open = send_command(f, "c2", "A", "Add");
+    aggregates_disown(f->aggregates);
+    assert_status(answer_to(f, sent)->status, STATUS_NOT_OWNER);
+    assert_status(answer_to(f, open)->status, STATUS_NOT_OWNER);
+    assert_int_equal(f->answer_count, 2);
+}
+
+static void a_failed_submit_voids_what_was_decided_on_it(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *lost, *next;
+
+    (void)send_command(f, "c1", "A", "Add");
+    commit_all(f);
+    store_all(f);
+    f->submit_status = STATUS_NOT_OWNER;
+    lost = send_command(f, "c2", "A", "Add");
+    flush(f);
+    assert_status(answer_to(f, lost)->status, STATUS_NOT_OWNER);
+    f->submit_status = STATUS_OK;
+    next = send_command(f, "c3", "A", "Add");
+    commit_all(f);
+    assert_int_equal(answer_to(f, next)->first_sequence, 1); /* no hole where c2 was */
+    assert_int_equal(f->applied.next_position, 2);
+}
+
+static void a_new_owner_continues_from_the_store(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c;
+
+    (void)send_command(f, "c1", "A", "Add");
+    (void)send_command(f, "c2", "A", "Add");
+    commit_all(f);
+    store_all(f);
+    aggregates_disown(f->aggregates);
+    aggregates_own(f->aggregates, &f->applied);
+    c = send_command(f, "c3", "A", "Add");
+    commit_all(f);
+    assert_int_equal(answer_to(f, c)->first_sequence, 2);
+}
+
+static void a_dead_workers_command_runs_again_elsewhere(void **state)
+{
+    struct fixture *f = *state;
+    struct new_event added = {.type = BYTES_LITERAL("Added")};
+    struct execution_result result = {.events = &added, .event_count = 1};
+    struct admitted *c;
+    uint64_t first;
+
+    f->no_module = true;
+    f->worker = 11;
+    c = send_command(f, "c1", "A", "Add");
+    first = f->execution;
+    assert_true(first != 0);
+    f->worker = 12;
+    aggregates_executed(f->aggregates, first, 11, NULL, f->moment); /* it died */
+    assert_true(f->execution != first);
+    aggregates_executed(f->aggregates, first, 11, &result, f->moment); /* too late */
+    commit_all(f);
+    assert_null(answer_to(f, c));
+    aggregates_executed(f->aggregates, f->execution, 12, &result, f->moment);
+    commit_all(f);
+    assert_int_equal(answer_to(f, c)->events, 1);
+    assert_int_equal(f->applied.next_position, 1);
+}
+
+static void a_silent_worker_costs_one_command_its_deadline(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c;
+
+    f->no_module = true;
+    f->worker = 11;
+    c = send_command(f, "c1", "A", "Add");
+    f->moment.now_ms += 6000;
+    aggregates_tick(f->aggregates, f->moment);
+    assert_status(answer_to(f, c)->status, STATUS_DEADLINE);
+}
+
+static void without_a_handler_the_command_fails_at_once(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c;
+
+    f->no_module = true;
+    c = send_command(f, "c1", "A", "Add");
+    assert_status(answer_to(f, c)->status, STATUS_NO_HANDLER);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(nothing_is_answered_before_the_commit),
+        TEST(commands_of_one_aggregate_see_each_other_before_the_commit),
+        TEST(a_turns_commands_share_one_log_entry),
+        TEST(a_repeat_gets_the_recorded_outcome),
+        TEST(a_repeat_of_a_rejection_is_rejected_again),
+        TEST(an_id_used_for_another_command_is_refused),
+        TEST(an_expected_sequence_holds_or_nothing_happens),
+        TEST(when_ownership_goes_everything_is_given_back),
+        TEST(a_failed_submit_voids_what_was_decided_on_it),
+        TEST(a_new_owner_continues_from_the_store),
+        TEST(a_dead_workers_command_runs_again_elsewhere),
+        TEST(a_silent_worker_costs_one_command_its_deadline),
+        TEST(without_a_handler_the_command_fails_at_once),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

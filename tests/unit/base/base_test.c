@@ -1,0 +1,112 @@
+/* Bytes, arenas, blobs and the mailbox. */
+#include <pthread.h>
+
+#include "check.h"
+
+static void text_with_nul_or_broken_utf8_is_refused(void **state)
+{
+    (void)state;
+    assert_true(bytes_is_utf8(BYTES_LITERAL("aircraft-7")));
+    assert_true(bytes_is_utf8(BYTES_LITERAL("Z\xC3\xBCrich \xF0\x9F\x9B\xAB")));
+    assert_false(bytes_is_utf8(BYTES_LITERAL("a\0b")));
+    assert_false(bytes_is_utf8(BYTES_LITERAL("\xC0\xAF")));         /* overlong */
+    assert_false(bytes_is_utf8(BYTES_LITERAL("\xED\xA0\x80")));     /* surrogate */
+    assert_false(bytes_is_utf8(BYTES_LITERAL("\xF4\x90\x80\x80"))); /* past U+10FFFF */
+    assert_false(bytes_is_utf8(BYTES_LITERAL("abc\xE2\x82")));      /* cut off */
+}
+
+static void an_arena_keeps_what_was_taken_before(void **state)
+{
+    struct arena arena = {0};
+    char *first = arena_text(&arena, BYTES_LITERAL("first"));
+    uint8_t *big = arena_take(&arena, 100000);
+
+    (void)state;
+    memset(big, 1, 100000);
+    for (int i = 0; i < 1000; i++)
+        memset(arena_take(&arena, 33), 2, 33);
+    assert_string_equal(first, "first");
+    arena_reset(&arena);
+    assert_non_null(arena_take(&arena, 10));
+    arena_release(&arena);
+}
+
+static void the_hash_never_changes(void **state)
+{
+    (void)state;
+    /* Ownership of every stored aggregate hangs on these: XXH3_64bits, seed 0. */
+    assert_true(hash_bytes(BYTES_LITERAL("")) == 0x2d06800538d394c2ULL);
+    assert_true(hash_bytes(BYTES_LITERAL("N14228")) == hash_bytes(BYTES_LITERAL("N14228")));
+    assert_true(hash_bytes(BYTES_LITERAL("a")) == 0xe6c632b61e964e1fULL);
+}
+
+enum { SENDERS = 4, EACH = 20000 };
+
+struct parcel {
+    struct mail mail;
+    int sender;
+    int number;
+};
+
+struct sender {
+    struct mailbox *box;
+    int id;
+};
+
+static void *send_parcels(void *context)
+{
+    struct sender *sender = context;
+
+    for (int i = 0; i < EACH; i++) {
+        struct parcel *parcel = memory_take(sizeof *parcel);
+
+        parcel->sender = sender->id;
+        parcel->number = i;
+        mailbox_send(sender->box, &parcel->mail);
+    }
+    return NULL;
+}
+
+static void a_mailbox_loses_nothing_and_keeps_each_senders_order(void **state)
+{
+    struct mailbox box;
+    struct sender senders[SENDERS];
+    pthread_t threads[SENDERS];
+    int next[SENDERS] = {0};
+    int received = 0;
+
+    (void)state;
+    assert_ok(mailbox_init(&box));
+    for (int i = 0; i < SENDERS; i++) {
+        senders[i] = (struct sender){&box, i};
+        assert_int_equal(pthread_create(&threads[i], NULL, send_parcels, &senders[i]), 0);
+    }
+    while (received < SENDERS * EACH) {
+        struct mail *mail = mailbox_receive(&box, 10000);
+
+        assert_non_null(mail); /* nothing for ten seconds: a wake-up was lost */
+        while (mail != NULL) {
+            struct parcel *parcel = CONTAINER_OF(mail, struct parcel, mail);
+
+            mail = mail->next;
+            assert_int_equal(parcel->number, next[parcel->sender]++);
+            received++;
+            free(parcel);
+        }
+    }
+    for (int i = 0; i < SENDERS; i++)
+        pthread_join(threads[i], NULL);
+    mailbox_release(&box);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(text_with_nul_or_broken_utf8_is_refused),
+        cmocka_unit_test(an_arena_keeps_what_was_taken_before),
+        cmocka_unit_test(the_hash_never_changes),
+        cmocka_unit_test(a_mailbox_loses_nothing_and_keeps_each_senders_order),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,463 @@
+/* Three replicas over a network and disks that the test holds in its hands. */
+#include "check.h"
+#include "partition/partition.h"
+
+enum { NODES = 3, APPLIED_MAX = 20000 };
+
+struct packet {
+    struct packet *next;
+    uint64_t from, to;
+    struct arena arena;
+    struct replica_message message;
+};
+
+struct replica {
+    struct world *world;
+    uint64_t id;
+    struct store *store;
+    struct partition *partition;
+    struct turn turn;
+    uint64_t applied[APPLIED_MAX]; /* payload numbers, in order */
+    size_t applied_count;
+    bool owner;
+    bool cut_off;
+    bool wants_range;
+    uint64_t range_index;
+    bool disk_stalls; /* batches are kept, not written */
+};
+
+struct world {
+    uint64_t now;
+    struct replica replicas[NODES];
+    struct packet *first;
+    struct packet **last;
+};
+
+static const uint64_t ids[NODES] = {1, 2, 3};
+
+/* ---- effects ---- */
+
+static void on_send(void *context, struct partition *partition, uint64_t to,
+                    const struct replica_message *message)
+{
+    struct replica *r = context;
+    struct packet *packet = memory_zero(1, sizeof *packet);
+    struct log_entry *entries = arena_take(&packet->arena, message->entry_count * sizeof *entries);
+
+    (void)partition;
+    packet->from = r->id;
+    packet->to = to;
+    packet->message = *message;
+    for (size_t i = 0; i < message->entry_count; i++) {
+        entries[i] = message->entries[i];
+        entries[i].payload = arena_copy(&packet->arena, message->entries[i].payload);
+    }
+    packet->message.entries = entries;
+    packet->message.configuration = arena_copy(&packet->arena, message->configuration);
+    *r->world->last = packet;
+    r->world->last = &packet->next;
+}
+
+static void on_apply(void *context, struct partition *partition, uint64_t index,
+                     struct bytes payload, struct applied *applied, struct store_batch *batch)
+{
+    struct replica *r = context;
+    uint64_t number;
+
+    (void)partition;
+    (void)index;
+    (void)batch;
+    assert_int_equal(payload.len, sizeof number);
+    memcpy(&number, payload.data, sizeof number);
+    assert_true(r->applied_count < APPLIED_MAX);
+    r->applied[r->applied_count++] = number;
+    applied->next_position++;
+}
+
+static void on_ownership(void *context, struct partition *partition, bool owner)
+{
+    (void)partition;
+    ((struct replica *)context)->owner = owner;
+}
+
+static void on_need_range(void *context, struct partition *partition, uint64_t leader,
+                          uint64_t index, uint64_t term)
+{
+    struct replica *r = context;
+
+    (void)partition;
+    (void)leader;
+    (void)term;
+    r->wants_range = true;
+    r->range_index = index;
+}
+
+static void on_failed(void *context, struct partition *partition, const struct fault *fault)
+{
+    (void)context;
+    (void)partition;
+    fail_msg("%s", fault->message);
+}
+
+/* ---- the world ---- */
+
+static void start_replica(struct world *w, size_t i)
+{
+    struct replica *r = &w->replicas[i];
+    struct partition_settings settings = {.id = 5,
+                                          .node_id = ids[i],
+                                          .replicas = ids,
+                                          .replica_count = NODES,
+                                          .election_ms = 300,
+                                          .heartbeat_ms = 75,
+                                          .seed = 42 + (uint32_t)i};
+    struct partition_effects effects = {r,            on_send,       on_apply,
+                                        on_ownership, on_need_range, on_failed};
+    struct fault fault;
+
+    r->turn.now_ms = w->now;
+    r->turn.batch = store_batch_new(r->store);
+    r->turn.ticket = 1;
+    r->owner = false;
+    assert_ok(partition_new(&r->partition, &settings, &effects, r->store, &r->turn, &fault));
+}
+
+static void stop_replica(struct replica *r)
+{
+    partition_free(r->partition);
+    store_batch_free(r->turn.batch); /* what was not written is lost */
+    r->partition = NULL;
+}
+
+static int set_up(void **state)
+{
+    struct world *w = memory_zero(1, sizeof *w);
+
+    w->now = 1000;
+    w->last = &w->first;
+    for (size_t i = 0; i < NODES; i++) {
+        w->replicas[i].world = w;
+        w->replicas[i].id = ids[i];
+        assert_ok(store_open_memory(&w->replicas[i].store));
+        start_replica(w, i);
+    }
+    *state = w;
+    return 0;
+}
+
+static void drop_packets(struct world *w)
+{
+    while (w->first != NULL) {
+        struct packet *next = w->first->next;
+
+        arena_release(&w->first->arena);
+        free(w->first);
+        w->first = next;
+    }
+    w->last = &w->first;
+}
+
+static int tear_down(void **state)
+{
+    struct world *w = *state;
+
+    drop_packets(w);
+    for (size_t i = 0; i < NODES; i++) {
+        if (w->replicas[i].partition != NULL)
+            stop_replica(&w->replicas[i]);
+        store_free(w->replicas[i].store);
+    }
+    free(w);
+    return 0;
+}
+
+static void write_turn(struct replica *r)
+{
+    struct fault fault;
+    uint64_t ticket = r->turn.ticket;
+
+    if (r->disk_stalls || store_batch_count(r->turn.batch) == 0)
+        return;
+    assert_ok(store_write(r->store, r->turn.batch, true, &fault));
+    r->turn.ticket++;
+    partition_written(r->partition, ticket, &r->turn);
+}
+
+/* Everything that is under way arrives, and time passes a little. */
+static void turn(struct world *w)
+{
+    struct packet *packet = w->first;
+
+    w->now += 5;
+    w->first = NULL;
+    w->last = &w->first;
+    while (packet != NULL) {
+        struct packet *next = packet->next;
+        struct replica *from = &w->replicas[packet->from - 1];
+        struct replica *to = &w->replicas[packet->to - 1];
+
+        if (to->partition != NULL && from->partition != NULL && !from->cut_off && !to->cut_off) {
+            to->turn.now_ms = w->now;
+            partition_receive(to->partition, packet->from, &packet->message, &to->turn);
+        }
+        arena_release(&packet->arena);
+        free(packet);
+        packet = next;
+    }
+    for (size_t i = 0; i < NODES; i++) {
+        struct replica *r = &w->replicas[i];
+
+        if (r->partition == NULL)
+            continue;
+        r->turn.now_ms = w->now;
+        partition_tick(r->partition, &r->turn);
+        write_turn(r);
+    }
+}
+
+static struct replica *owner(struct world *w)
+{
+    for (size_t i = 0; i < NODES; i++)
+        if (w->replicas[i].partition != NULL && w->replicas[i].owner && !w->replicas[i].cut_off)
+            return &w->replicas[i];
+    return NULL;
+}
+
+static struct replica *wait_for_owner(struct world *w)
+{
+    for (int i = 0; i < 2000; i++) {
+        turn(w);
+        if (owner(w) != NULL)
+            return owner(w);
+    }
+    fail_msg("no owner after ten seconds");
+    return NULL;
+}
+
+static uint64_t submit(struct replica *r, uint64_t number)
+{
+    struct blob *payload = blob_new(sizeof number);
+    uint64_t index = 0;
+
+    memcpy(payload->data, &number, sizeof number);
+    assert_ok(partition_submit(r->partition, payload, &r->turn, &index));
+    return index;
+}
+
+static void turns(struct world *w, int count)
+{
+    while (count-- > 0)
+        turn(w);
+}
+
+static void assert_applied(const struct replica *r, uint64_t from, uint64_t to)
+{
+    assert_int_equal(r->applied_count, to - from);
+    for (uint64_t i = from; i < to; i++)
+        assert_int_equal(r->applied[i - from], i);
+}
+
+/* ---- the tests ---- */
+
+static void what_the_owner_appends_all_apply_once_in_order(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+
+    for (uint64_t i = 0; i < 500; i++) {
+        (void)submit(o, i);
+        if (i % 7 == 0)
+            turn(w);
+    }
+    turns(w, 100);
+    for (size_t i = 0; i < NODES; i++)
+        assert_applied(&w->replicas[i], 0, 500);
+}
+
+static void nobody_commits_alone(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+    size_t before;
+
+    turns(w, 20);
+    before = o->applied_count;
+    o->cut_off = true;
+    (void)submit(o, 1);
+    turns(w, 40);
+    assert_int_equal(o->applied_count, before);
+}
+
+static void a_deposed_owners_work_is_thrown_away(void **state)
+{
+    struct world *w = *state;
+    struct replica *old = wait_for_owner(w);
+    struct replica *new;
+
+    (void)submit(old, 0);
+    turns(w, 20);
+    old->cut_off = true;
+    (void)submit(old, 666); /* never committed */
+    new = wait_for_owner(w);
+    assert_ptr_not_equal(new, old);
+    (void)submit(new, 1);
+    turns(w, 50);
+    old->cut_off = false;
+    turns(w, 200);
+    assert_false(old->owner);
+    for (size_t i = 0; i < NODES; i++)
+        assert_applied(&w->replicas[i], 0, 2);
+}
+
+static void a_follower_acknowledges_only_what_its_disk_has(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+    size_t before;
+
+    turns(w, 20);
+    before = o->applied_count;
+    for (size_t i = 0; i < NODES; i++)
+        w->replicas[i].disk_stalls = &w->replicas[i] != o;
+    (void)submit(o, 7);
+    turns(w, 30); /* both followers have it in memory, none on disk */
+    assert_int_equal(o->applied_count, before);
+    for (size_t i = 0; i < NODES; i++)
+        w->replicas[i].disk_stalls = false;
+    turns(w, 300);
+    assert_int_equal(w->replicas[0].applied[w->replicas[0].applied_count - 1], 7);
+}
+
+static void a_restarted_replica_goes_on_where_it_was(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+    struct replica *other = &w->replicas[o->id % NODES];
+
+    for (uint64_t i = 0; i < 100; i++)
+        (void)submit(o, i);
+    turns(w, 50);
+    stop_replica(other);
+    for (uint64_t i = 100; i < 200; i++)
+        (void)submit(o, i);
+    turns(w, 50);
+    start_replica(w, (size_t)(other->id - 1));
+    turns(w, 200);
+    assert_applied(other, 0, 200); /* nothing applied twice over the restart */
+}
+
+static void all_restart_and_nothing_is_lost(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+
+    for (uint64_t i = 0; i < 50; i++)
+        (void)submit(o, i);
+    turns(w, 50);
+    for (size_t i = 0; i < NODES; i++)
+        stop_replica(&w->replicas[i]);
+    drop_packets(w);
+    for (size_t i = 0; i < NODES; i++)
+        start_replica(w, i);
+    o = wait_for_owner(w);
+    (void)submit(o, 50);
+    turns(w, 50);
+    for (size_t i = 0; i < NODES; i++)
+        assert_applied(&w->replicas[i], 0, 51);
+}
+
+static void a_replica_behind_the_trimmed_log_asks_for_the_range(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+    struct replica *late = &w->replicas[o->id % NODES];
+    uint64_t total = LOG_CHECKPOINT_ENTRIES + LOG_TRAILING_ENTRIES + 500;
+    struct applied applied;
+
+    turns(w, 20);
+    late->cut_off = true;
+    for (uint64_t i = 0; i < total; i++) {
+        o = owner(w);
+        (void)submit(o, i);
+        if (i % 50 == 0)
+            turn(w);
+    }
+    turns(w, 50);
+    late->cut_off = false;
+    for (int i = 0; i < 1000 && !late->wants_range; i++)
+        turn(w);
+    assert_true(late->wants_range);
+    /* The driver would copy the key range now; what was applied comes with it. */
+    applied = partition_view(owner(w)->partition).applied;
+    assert_true(applied.index >= late->range_index);
+    late->applied_count = 0;
+    partition_installed(late->partition, &applied, &late->turn);
+    (void)submit(owner(w), total);
+    turns(w, 400);
+    assert_int_equal(late->applied_count, 1); /* only what came after the range */
+    assert_int_equal(late->applied[0], total);
+    assert_false(partition_view(late->partition).installing);
+}
+
+static void ownership_moves_when_asked(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+    struct replica *next = &w->replicas[o->id % NODES];
+
+    turns(w, 20);
+    assert_ok(partition_transfer(o->partition, next->id, &o->turn));
+    for (int i = 0; i < 100 && owner(w) != next; i++)
+        turn(w);
+    assert_ptr_equal(owner(w), next);
+    assert_false(o->owner);
+}
+
+static void a_single_replica_owns_after_its_barrier(void **state)
+{
+    struct store *store;
+    struct world w = {.now = 1000};
+    struct replica r = {.world = &w, .id = 1};
+    struct partition_settings settings = {.id = 5,
+                                          .node_id = 1,
+                                          .replicas = ids,
+                                          .replica_count = 1,
+                                          .election_ms = 300,
+                                          .heartbeat_ms = 75};
+    struct partition_effects effects = {&r,           on_send,       on_apply,
+                                        on_ownership, on_need_range, on_failed};
+    struct fault fault;
+
+    (void)state;
+    assert_ok(store_open_memory(&store));
+    r.store = store;
+    r.turn = (struct turn){1000, store_batch_new(store), 1};
+    assert_ok(partition_new(&r.partition, &settings, &effects, store, &r.turn, &fault));
+    assert_false(r.owner); /* its barrier is not on disk yet */
+    for (int i = 0; i < 3; i++)
+        write_turn(&r);
+    assert_true(r.owner);
+    stop_replica(&r);
+    store_free(store);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_the_owner_appends_all_apply_once_in_order, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(nobody_commits_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_deposed_owners_work_is_thrown_away, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_follower_acknowledges_only_what_its_disk_has, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(a_restarted_replica_goes_on_where_it_was, set_up,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(all_restart_and_nothing_is_lost, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_replica_behind_the_trimmed_log_asks_for_the_range,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(ownership_moves_when_asked, set_up, tear_down),
+        cmocka_unit_test(a_single_replica_owns_after_its_barrier),
+    };
+
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
