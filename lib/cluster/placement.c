@@ -1,6 +1,6 @@
 /*
  * Who should hold what. Rendezvous hashing (Thaler and Ravishankar 1998): every node gets a score
- * for every partition, the highest hold it; a node that is full is passed over.
+ * for every partition, the highest hold it, within quotas that make all shares equal.
  */
 #include "cluster.h"
 
@@ -12,7 +12,7 @@ static uint64_t score(uint64_t node_id, uint32_t partition)
 }
 
 struct load {
-    uint32_t replicas;
+    uint32_t quota; /* replicas that it may still get */
     uint32_t owned;
 };
 
@@ -33,24 +33,25 @@ static bool holds(const struct replica_set *set, uint64_t node_id)
     return false;
 }
 
-/* The best node that isn't in the set and isn't full; when all are full, the best of them. */
+/*
+ * The best node that isn't in the set and may hold more. A node whose remaining quota equals the
+ * partitions that are left must be in every one of them, or the quotas can't be met.
+ */
 static size_t choose(const struct founder *founders, size_t count, const struct load *loads,
-                     uint32_t bound, uint32_t partition, const struct replica_set *set)
+                     uint32_t partition, uint32_t partitions_left, const struct replica_set *set)
 {
     size_t best = count;
-    bool best_full = true;
 
     for (size_t i = 0; i < count; i++) {
-        bool full = loads[i].replicas >= bound;
+        bool must = loads[i].quota == partitions_left;
+        bool best_must = best < count && loads[best].quota == partitions_left;
 
-        if (holds(set, founders[i].node_id))
+        if (loads[i].quota == 0 || holds(set, founders[i].node_id))
             continue;
-        if (best == count || (best_full && !full) ||
-            (best_full == full &&
-             score(founders[i].node_id, partition) > score(founders[best].node_id, partition))) {
+        if (best == count || (must && !best_must) ||
+            (must == best_must &&
+             score(founders[i].node_id, partition) > score(founders[best].node_id, partition)))
             best = i;
-            best_full = full;
-        }
     }
     return best;
 }
@@ -61,21 +62,25 @@ void placement_found(const struct founder *founders, size_t founder_count,
 {
     struct load loads[FOUNDERS_MAX] = {0};
     size_t width = replication_factor < founder_count ? replication_factor : founder_count;
-    uint32_t bound;
+    uint32_t total;
 
     assert(founder_count > 0 && founder_count <= FOUNDERS_MAX);
     if (width > REPLICAS_MAX)
         width = REPLICAS_MAX;
-    bound = (uint32_t)((partition_count * width + founder_count - 1) / founder_count);
+    total = (uint32_t)(partition_count * width);
+    for (size_t i = 0; i < founder_count; i++)
+        loads[i].quota = total / (uint32_t)founder_count + (i < total % founder_count);
     for (uint32_t p = 0; p < partition_count; p++) {
         struct replica_set *set = &sets[p];
         size_t preferred = 0;
 
         set->count = 0;
         while (set->count < width) {
-            size_t chosen = choose(founders, founder_count, loads, bound, p, set);
+            size_t chosen =
+                choose(founders, founder_count, loads, p, partition_count - p, set);
 
-            loads[chosen].replicas++;
+            assert(chosen < founder_count);
+            loads[chosen].quota--;
             set->replicas[set->count++] = founders[chosen].node_id;
         }
         for (size_t i = 1; i < set->count; i++)

@@ -307,6 +307,8 @@ static void apply_committed(struct partition *p, const struct turn *turn)
     struct arena arena = {0};
     bool any = false;
 
+    if (p->installing)
+        return; /* the range will hold what heartbeats say is committed */
     while (p->applied.index < commit && !p->failed) {
         uint64_t index = p->applied.index + 1;
         struct log_entry entry;
