@@ -455,6 +455,10 @@ void partition_receive(struct partition *p, uint64_t from, const struct replica_
     char address[32];
     struct raft_event event = {.type = RAFT_RECEIVE};
 
+    if (p->installing && message->type == REPLICA_INSTALL_SNAPSHOT) {
+        free(entries); /* libraft would ignore it too, and lose its configuration */
+        return;
+    }
     if (replica_message_to_raft(&in, entries, message, from, address, sizeof address) ==
         STATUS_OK) {
         event.receive.message = &in;
