@@ -11,7 +11,7 @@
 
 #include "node.h"
 
-enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DATA = 3 };
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DATA = 3, DRAIN_STALL_MS = 2000 };
 
 /* ---- what node.h promises ---- */
 
@@ -253,6 +253,8 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
 static void drain(struct node *node, const sigset_t *signals)
 {
     uint64_t until = clock_monotonic_ms() + node->config.drain_timeout_ms;
+    uint64_t progress_ms = clock_monotonic_ms();
+    size_t least = SIZE_MAX;
 
     atomic_store(&node->draining, true);
     journal(JOURNAL_INFO, "drain-begun", "handing ownerships over");
@@ -267,7 +269,12 @@ static void drain(struct node *node, const sigset_t *signals)
             shard_send(node->shards[i], letter);
             movable += atomic_load(&shard_view(node->shards[i])->movable);
         }
-        if (movable == 0)
+        if (movable < least) {
+            least = movable;
+            progress_ms = clock_monotonic_ms();
+        }
+        /* When nobody takes them (the others stop as well) waiting longer helps nobody. */
+        if (movable == 0 || clock_monotonic_ms() - progress_ms > DRAIN_STALL_MS)
             break;
         if (sigtimedwait(signals, NULL, &moment) > 0)
             break; /* a second signal: stop at once */
