@@ -14,6 +14,8 @@
 #include "raft_message.h"
 #include "tail.h"
 
+enum { ENGINE_HEARTBEAT_MS = 2 }; /* see partition_deadline() */
+
 /* One turn's writes that somebody waits for. */
 struct pending_write {
     uint64_t ticket;
@@ -57,6 +59,7 @@ struct partition {
     bool owner;
     uint64_t leading_term;   /* the term in which this replica leads, 0 when it doesn't */
     uint64_t barrier_index;  /* ours of this term */
+    uint64_t ticked_ms;
     uint64_t read_barrier_index;
     uint64_t read_barrier_ticket;
     bool installing;
@@ -477,13 +480,27 @@ void partition_tick(struct partition *p, const struct turn *turn)
 {
     struct raft_event event = {.type = RAFT_TIMEOUT};
 
-    if (turn->now_ms >= partition_deadline(p))
-        step(p, &event, turn);
+    if (turn->now_ms < partition_deadline(p))
+        return;
+    p->ticked_ms = turn->now_ms;
+    step(p, &event, turn);
 }
 
+/*
+ * libraft demotes every follower that it hasn't heard from between two of a leader's timeouts, and
+ * then sends it new entries with heartbeats only. So a leader's timeouts come a whole heartbeat
+ * apart, and each sends to all followers, because for libraft (see partition_new) the interval is
+ * short.
+ */
 uint64_t partition_deadline(const struct partition *p)
 {
-    return p->failed ? UINT64_MAX : raft_timeout(&p->raft);
+    uint64_t due = raft_timeout(&p->raft);
+
+    if (p->failed)
+        return UINT64_MAX;
+    if (p->leading_term != 0 && due < p->ticked_ms + p->settings.heartbeat_ms)
+        due = p->ticked_ms + p->settings.heartbeat_ms;
+    return due;
 }
 
 /* ---- checkpoints ---- */
@@ -901,7 +918,7 @@ enum status partition_new(struct partition **out, const struct partition_setting
     raft_seed(&p->raft, settings->seed);
     raft_set_pre_vote(&p->raft, true);
     raft_set_election_timeout(&p->raft, settings->election_ms);
-    raft_set_heartbeat_timeout(&p->raft, settings->heartbeat_ms);
+    raft_set_heartbeat_timeout(&p->raft, ENGINE_HEARTBEAT_MS);
     raft_set_max_inflight_entries(&p->raft, LOG_INFLIGHT_MAX);
     /* A range takes longer than a message; asking again early would start it anew. */
     raft_set_install_snapshot_timeout(&p->raft, 30000);
