@@ -4,7 +4,7 @@
  */
 #include "node.h"
 
-enum { TICK_MS = 50, IDLE_MS = 60000, REFUSAL_MUTE_MS = 5000 };
+enum { TICK_MS = 50, TICK_FOUNDED_MS = 150, IDLE_MS = 60000, REFUSAL_MUTE_MS = 5000 };
 
 /* A gossip stream that we have dialled. */
 struct gossip_link {
@@ -432,7 +432,8 @@ static void *run(void *context)
     struct node *node = control->node;
 
     while (!control->stopping) {
-        struct mail *mail = mailbox_receive(&control->box, TICK_MS);
+        struct mail *mail = mailbox_receive(
+            &control->box, atomic_load(&node->founding) == NULL ? TICK_MS : TICK_FOUNDED_MS);
         const struct member_state *members;
         uint64_t now = clock_monotonic_ms();
         size_t count;

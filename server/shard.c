@@ -483,11 +483,27 @@ static void measure(struct shard *shard)
     atomic_store(&shard->view.requests, shard->request_count);
 }
 
+/* On the grid; an idle shard sleeps until a partition wants something. */
+static uint64_t next_tick(const struct shard *shard)
+{
+    uint64_t now = shard->moment.now_ms;
+    uint64_t next = now + shard->node->config.heartbeat_interval_ms;
+
+    if (shard->request_count > 0 || shard->readings != NULL || shard->index_waits != NULL)
+        next = now + 1;
+    for (size_t i = 0; i < shard->slot_count; i++)
+        if (shard->slots[i].partition != NULL &&
+            partition_deadline(shard->slots[i].partition) < next)
+            next = partition_deadline(shard->slots[i].partition);
+    if (next <= now)
+        next = now + 1;
+    return (next + GRID_MS - 1) / GRID_MS * GRID_MS;
+}
+
 static void tick(struct shard *shard)
 {
     if (shard->moment.now_ms < shard->next_tick)
         return;
-    shard->next_tick = (shard->moment.now_ms / GRID_MS + 1) * GRID_MS;
     for (size_t i = 0; i < shard->slot_count; i++) {
         struct slot *slot = &shard->slots[i];
 
@@ -505,6 +521,7 @@ static void tick(struct shard *shard)
     router_tick(shard, false);
     reads_tick(shard);
     measure(shard);
+    shard->next_tick = next_tick(shard);
 }
 
 /* ---- the turn ---- */
@@ -526,6 +543,11 @@ static void flush_touched(struct shard *shard)
 
 static void end_turn(struct shard *shard)
 {
+    uint64_t soon = (shard->moment.now_ms / GRID_MS + 1) * GRID_MS;
+
+    if ((shard->request_count > 0 || shard->readings != NULL || shard->index_waits != NULL) &&
+        soon < shard->next_tick)
+        shard->next_tick = soon;
     flush_touched(shard);
     if (shard->rescan) {
         shard->rescan = false;
