@@ -505,7 +505,7 @@ uint64_t partition_deadline(const struct partition *p)
 
 /* ---- checkpoints ---- */
 
-static void take_checkpoint(struct partition *p, const struct turn *turn)
+static void take_checkpoint(struct partition *p, uint64_t trailing, const struct turn *turn)
 {
     struct raft_event event = {.type = RAFT_SNAPSHOT};
     struct raft_buffer packed = {p->configuration.data, p->configuration.len};
@@ -514,7 +514,7 @@ static void take_checkpoint(struct partition *p, const struct turn *turn)
     event.snapshot.metadata.index = index;
     event.snapshot.metadata.term = p->applied.term;
     event.snapshot.metadata.configuration_index = p->configuration_index;
-    event.snapshot.trailing = LOG_TRAILING_ENTRIES;
+    event.snapshot.trailing = (unsigned)trailing;
     raft_configuration_init(&event.snapshot.metadata.configuration);
     if (raft_configuration_decode(&packed, &event.snapshot.metadata.configuration) != 0)
         return;
@@ -523,8 +523,8 @@ static void take_checkpoint(struct partition *p, const struct turn *turn)
     p->scratch.len = 0;
     wire_checkpoint_pack(&p->scratch, &p->checkpoint);
     put_meta(p, "checkpoint", turn);
-    if (index > LOG_TRAILING_ENTRIES)
-        delete_log(p, 0, index - LOG_TRAILING_ENTRIES + 1, turn);
+    if (index > trailing)
+        delete_log(p, 0, index - trailing + 1, turn);
     p->bytes_since_checkpoint = 0;
     (void)write_of(p, turn);
     step(p, &event, turn);
@@ -539,9 +539,11 @@ static void maybe_checkpoint(struct partition *p, const struct turn *turn)
     if (p->installing || p->applied.index <= p->checkpoint.index ||
         p->applied.index > p->last_index)
         return;
-    if (since >= LOG_CHECKPOINT_ENTRIES ||
-        (p->bytes_since_checkpoint >= LOG_CHECKPOINT_BYTES && since > LOG_TRAILING_ENTRIES))
-        take_checkpoint(p, turn);
+    if (since >= LOG_CHECKPOINT_ENTRIES)
+        take_checkpoint(p, LOG_TRAILING_ENTRIES, turn);
+    else if (p->bytes_since_checkpoint >= LOG_CHECKPOINT_BYTES)
+        take_checkpoint(p, since / 2 < LOG_TRAILING_ENTRIES ? since / 2 : LOG_TRAILING_ENTRIES,
+                        turn); /* few but long entries: keep about half of the bytes */
 }
 
 void partition_written(struct partition *p, uint64_t ticket, const struct turn *turn)
