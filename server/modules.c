@@ -92,15 +92,3 @@ const struct cairn_aggregate_type *modules_type(const struct modules *all, struc
             return all->types[i].type;
     return NULL;
 }
-
-size_t modules_types(const struct modules *all, const struct cairn_aggregate_type **out,
-                     size_t room)
-{
-    size_t n = 0;
-
-    while (n < all->type_count && n < room) {
-        out[n] = all->types[n].type;
-        n++;
-    }
-    return n;
-}

@@ -217,6 +217,9 @@ const struct shard_view *shard_view(const struct shard *shard);
 MUST_USE enum status request_start(struct request *request, struct bytes packed,
                                    enum command_kind kind, uint64_t deadline_ms,
                                    struct fault *fault);
+/* Only decode: the request keeps borrowing from the bytes. */
+MUST_USE enum status request_decode(struct request *request, struct bytes packed,
+                                    enum command_kind kind, struct fault *fault);
 struct request *request_new(struct node *node);
 void request_free(struct request *request);
 
@@ -272,8 +275,6 @@ MUST_USE enum status modules_load(struct modules **out, const struct config *con
                                   struct fault *fault);
 void modules_free(struct modules *modules);
 const struct cairn_aggregate_type *modules_type(const struct modules *modules, struct bytes name);
-size_t modules_types(const struct modules *modules, const struct cairn_aggregate_type **out,
-                     size_t room);
 
 /* ---- workers.c ---- */
 

@@ -19,8 +19,8 @@ void request_free(struct request *request)
     free(request);
 }
 
-static enum status decode(struct request *request, struct bytes packed, enum command_kind kind,
-                          struct fault *fault)
+enum status request_decode(struct request *request, struct bytes packed, enum command_kind kind,
+                           struct fault *fault)
 {
     struct command *command = &request->admitted.command;
 
@@ -52,7 +52,7 @@ enum status request_start(struct request *request, struct bytes packed, enum com
     enum status status = STATUS_OK;
 
     if (command->kind == 0)
-        status = decode(request, packed, kind, fault);
+        status = request_decode(request, packed, kind, fault);
     if (status == STATUS_OK)
         status = command_check(command, (uint32_t)node->config.payload_bytes_max, fault);
     if (status == STATUS_OK && atomic_load(&node->founding) == NULL) {

@@ -208,9 +208,7 @@ void router_take_forwarded(struct shard *shard, uint64_t from, const struct forw
     r->partition = in->partition;
     r->finish = finish_for_peer;
     r->admitted.deadline_ms = shard->moment.now_ms + in->timeout_ms;
-    status = in->kind == COMMAND_APPEND
-                 ? wire_append_decode(packed, &r->arena, command, &fault)
-                 : wire_dispatch_decode(packed, &r->arena, command, &fault);
+    status = request_decode(r, packed, in->kind, &fault);
     if (status == STATUS_OK)
         status = command_check(command, (uint32_t)shard->node->config.payload_bytes_max, &fault);
     if (status == STATUS_OK &&

@@ -633,7 +633,7 @@ void shard_stop(struct shard *shard)
 }
 
 /* Letters that came after the end: requests still want an answer. */
-static void drop_letters(struct shard *shard)
+void shard_drop_letters(struct shard *shard)
 {
     struct mail *mail = mailbox_receive(&shard->box, 0);
 
@@ -682,16 +682,11 @@ static void drop_letters(struct shard *shard)
     }
 }
 
-void shard_drop_letters(struct shard *shard)
-{
-    drop_letters(shard);
-}
-
 void shard_free(struct shard *shard)
 {
     if (shard == NULL)
         return;
-    drop_letters(shard);
+    shard_drop_letters(shard);
     for (size_t i = 0; i < shard->slot_count; i++) {
         aggregates_free(shard->slots[i].aggregates);
         partition_free(shard->slots[i].partition);

@@ -44,13 +44,6 @@ void *memory_grow(void *old, size_t size)
     return p;
 }
 
-char *memory_text(const char *text)
-{
-    size_t len = strlen(text) + 1;
-
-    return memcpy(memory_take(len), text, len);
-}
-
 struct bytes bytes_of(const char *text)
 {
     return text == NULL ? BYTES_NONE : (struct bytes){(const uint8_t *)text, strlen(text)};

@@ -64,7 +64,6 @@ void swim_leave(struct swim *swim);
 /* Members with this node first; valid until the next call. */
 size_t swim_members(const struct swim *swim, const struct member_state **members);
 const struct member_state *swim_member(const struct swim *swim, uint64_t node_id);
-uint32_t swim_health(const struct swim *swim); /* Lifeguard's local health, 0 is good */
 
 /* ---- founding ---- */
 
@@ -102,8 +101,6 @@ void founding_receive(struct founding_process *process, uint64_t from,
                       uint64_t now_ms);
 void founding_tick(struct founding_process *process, const struct member_state *members,
                    size_t count, uint64_t now_ms);
-/* The record in force, NULL while there is none. */
-const struct founding *founding_record(const struct founding_process *process);
 
 /*
  * May this peer talk to us? NULL, or what to tell it. `expected` is who it should be when we have

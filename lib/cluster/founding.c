@@ -254,11 +254,6 @@ void founding_receive(struct founding_process *f, uint64_t from, enum founding_m
     }
 }
 
-const struct founding *founding_record(const struct founding_process *f)
-{
-    return f->held && f->record.complete ? &f->record : NULL;
-}
-
 struct founding_process *founding_new(const struct founding_settings *settings,
                                       const struct founding_effects *effects,
                                       const struct founding *stored, uint64_t now_ms)

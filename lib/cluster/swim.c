@@ -712,11 +712,6 @@ const struct member_state *swim_member(const struct swim *s, uint64_t node_id)
     return p == NULL ? NULL : &p->state;
 }
 
-uint32_t swim_health(const struct swim *s)
-{
-    return s->health;
-}
-
 struct swim *swim_new(const struct swim_settings *settings, const struct swim_effects *effects,
                       uint64_t now_ms)
 {

@@ -33,8 +33,7 @@ grpc_byte_buffer *rpc_message(struct bytes b);
 uint64_t rpc_deadline_ms(gpr_timespec deadline);
 
 /* A stream for a call that the server has just accepted. Takes the call. */
-struct rpc_stream *rpc_stream_accept(struct rpc_loop *loop, grpc_call *call,
-                                     const struct rpc_stream_events *events, void *context,
-                                     uint64_t deadline_ms);
+void rpc_stream_accept(grpc_call *call, const struct rpc_stream_events *events, void *context,
+                       uint64_t deadline_ms);
 
 #endif

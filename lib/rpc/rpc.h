@@ -58,7 +58,6 @@ struct rpc_server_settings {
 MUST_USE enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
                                     const struct rpc_server_settings *settings,
                                     struct fault *fault);
-int rpc_server_port(const struct rpc_server *server);
 /* No new calls; waits up to grace_ms for the running ones, then cancels them. */
 void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms);
 void rpc_server_free(struct rpc_server *server);
@@ -72,7 +71,6 @@ void rpc_call_fail(struct rpc_call *call, int code, const char *message, struct 
 /* ---- streams ---- */
 
 void rpc_stream_set_user(struct rpc_stream *stream, void *user);
-void *rpc_stream_user(const struct rpc_stream *stream);
 uint64_t rpc_stream_deadline_ms(const struct rpc_stream *stream);
 const char *rpc_stream_peer(struct rpc_stream *stream, char *out, size_t room);
 /* Copies the bytes. Nothing happens once the stream is closed. */

@@ -15,7 +15,6 @@ struct rpc_server {
     grpc_server *server;
     struct method *methods;
     size_t method_count;
-    int port;
     struct tag stopped_tag;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -112,8 +111,7 @@ static void accept_stream(struct rpc_call *call)
 
     call->call = NULL;
     call_give_back(call);
-    (void)rpc_stream_accept(method->server->loop, inner, method->public.stream,
-                            method->public.context, deadline);
+    rpc_stream_accept(inner, method->public.stream, method->public.context, deadline);
 }
 
 static void accepted(struct tag *tag, bool ok)
@@ -251,6 +249,7 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
          .value.integer = 1},
     };
     grpc_channel_args all = {COUNT_OF(args), args};
+    int port;
 
     server->loop = loop;
     server->stopped_tag.done = stopped;
@@ -259,9 +258,9 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
     server->server = grpc_server_create(&all, NULL);
     grpc_server_register_completion_queue(server->server, loop->queue, NULL);
     register_methods(server, settings);
-    server->port = grpc_server_add_http2_port(server->server, settings->listen, credentials);
+    port = grpc_server_add_http2_port(server->server, settings->listen, credentials);
     grpc_server_credentials_release(credentials);
-    if (server->port == 0) {
+    if (port == 0) {
         (void)fault_set(fault, STATUS_FAILED, "PORT_TAKEN",
                         "cannot listen on %s: the address is taken or not of this machine; "
                         "choose another with --listen",
@@ -279,11 +278,6 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
         post(server, NULL);
     *out = server;
     return STATUS_OK;
-}
-
-int rpc_server_port(const struct rpc_server *server)
-{
-    return server->port;
 }
 
 void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms)

@@ -294,15 +294,13 @@ static struct rpc_stream *new_stream(grpc_call *call, const struct rpc_stream_ev
     return s;
 }
 
-struct rpc_stream *rpc_stream_accept(struct rpc_loop *loop, grpc_call *call,
-                                     const struct rpc_stream_events *events, void *context,
-                                     uint64_t deadline_ms)
+void rpc_stream_accept(grpc_call *call, const struct rpc_stream_events *events, void *context,
+                       uint64_t deadline_ms)
 {
     struct rpc_stream *s = new_stream(call, events, true);
     grpc_op begin = {.op = GRPC_OP_SEND_INITIAL_METADATA};
     grpc_op final = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
 
-    (void)loop;
     s->deadline_ms = deadline_ms;
     final.data.recv_close_on_server.cancelled = &s->cancelled;
     rpc_stream_hold(s); /* until this function is done with it */
@@ -313,7 +311,6 @@ struct rpc_stream *rpc_stream_accept(struct rpc_loop *loop, grpc_call *call,
     start_read(s);
     pthread_mutex_unlock(&s->lock);
     rpc_stream_drop(s);
-    return s;
 }
 
 struct rpc_stream *rpc_stream_open(struct rpc_channel *channel, const char *path,
@@ -355,11 +352,6 @@ struct rpc_stream *rpc_stream_open(struct rpc_channel *channel, const char *path
 void rpc_stream_set_user(struct rpc_stream *s, void *user)
 {
     s->user = user;
-}
-
-void *rpc_stream_user(const struct rpc_stream *s)
-{
-    return s->user;
 }
 
 uint64_t rpc_stream_deadline_ms(const struct rpc_stream *s)

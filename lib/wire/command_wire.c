@@ -158,19 +158,25 @@ struct bytes wire_command_inside(const struct command *command)
     return BYTES_NONE;
 }
 
-static void put_result(struct buffer *out, const struct outcome *outcome)
+/* Version, partition and the position behind the command, for clients an opaque text. */
+void put_token(struct buffer *out, unsigned field, const struct outcome *outcome)
 {
     char token[64];
     size_t len = (size_t)snprintf(token, sizeof token, "1.%x.%llx", outcome->partition,
                                   (unsigned long long)(outcome->first_position +
                                                        outcome->event_count));
 
+    put_bytes(out, field, (struct bytes){(uint8_t *)token, len});
+}
+
+static void put_result(struct buffer *out, const struct outcome *outcome)
+{
     put_bytes(out, 1, outcome->command_id);
     put_reply(out, 2, &outcome->reply);
     put_u64(out, 3, outcome->first_sequence);
     put_u64(out, 4, outcome->event_count);
     put_u64(out, 5, outcome->partition);
-    put_bytes(out, 6, (struct bytes){(uint8_t *)token, len});
+    put_token(out, 6, outcome);
 }
 
 void wire_dispatch_response(struct buffer *out, const struct outcome *outcome)

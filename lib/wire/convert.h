@@ -14,6 +14,7 @@ struct rejection rejection_from(const Cairn__V1__Rejection *message);
 
 enum status founding_from(struct founding *founding, struct arena *arena,
                           const Cairn__Store__V1__Founding *message, struct fault *fault);
+void put_token(struct buffer *out, unsigned field, const struct outcome *outcome);
 void put_applied(struct buffer *out, const struct applied *applied);
 
 #endif

@@ -28,16 +28,11 @@ enum status wire_append_decode(struct bytes packed, struct arena *arena, struct 
 
 void wire_append_response(struct buffer *out, const struct outcome *outcome)
 {
-    char token[64];
-    size_t len = (size_t)snprintf(token, sizeof token, "1.%x.%llx", outcome->partition,
-                                  (unsigned long long)(outcome->first_position +
-                                                       outcome->event_count));
-
     put_bytes(out, 1, outcome->command_id);
     put_u64(out, 2, outcome->first_sequence);
     put_u64(out, 3, outcome->event_count);
     put_u64(out, 4, outcome->partition);
-    put_bytes(out, 5, (struct bytes){(uint8_t *)token, len});
+    put_token(out, 5, outcome);
 }
 
 enum status wire_read_decode(struct bytes packed, struct arena *arena,

@@ -240,8 +240,6 @@ def test_a_graceful_stop_leaves_nothing_behind(three):
     with cairn.Client(three.endpoints) as client:
         for number in range(50):
             client.dispatch(put(f"bye-{number}"))
-    for node in three.nodes:
-        node.arguments = [*node.arguments]
     codes = [node.stop(40) for node in three.nodes]
     logs = "".join(node.log() for node in three.nodes)
     assert codes == [0, 0, 0], logs[-3000:]

@@ -63,10 +63,8 @@ class Node:
         self.log_path = self.folder.parent / f"{self.name}.log"
         environment = dict(os.environ)
         environment.setdefault("ASAN_OPTIONS", "detect_leaks=1:abort_on_error=0")
-        environment.setdefault("LSAN_OPTIONS", f"suppressions={ROOT}/tests/support/lsan.supp")
         environment.setdefault("UBSAN_OPTIONS", "print_stacktrace=1:halt_on_error=1")
-        environment.setdefault(
-            "TSAN_OPTIONS", f"suppressions={ROOT}/tests/support/tsan.supp:halt_on_error=0:exitcode=66")
+        environment.setdefault("TSAN_OPTIONS", "halt_on_error=0:exitcode=66")
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
                 [str(BIN / "cairnd"), "--name", self.name, "--data-dir", str(self.folder),
