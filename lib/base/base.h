@@ -140,7 +140,8 @@ struct mailbox {
 MUST_USE enum status mailbox_init(struct mailbox *box);
 void mailbox_release(struct mailbox *box);
 void mailbox_send(struct mailbox *box, struct mail *mail);
-/* Everything sent so far, in order; waits up to timeout_ms when there is nothing (0: no wait). */
+/* Everything sent so far, in order; waits up to timeout_ms when there is nothing (0: no wait; -1:
+ * for ever). NULL may come early: the wake-up of mail that was taken already isn't called back. */
 struct mail *mailbox_receive(struct mailbox *box, int timeout_ms);
 
 /* ---- clocks: for drivers and tools, never for the sans-IO parts ---- */
