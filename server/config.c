@@ -55,6 +55,8 @@ static const struct setting settings[] = {
      "write buffers and cache of the store"},
     {"outcome-retention", DURATION, AT(outcome_retention_ms), 0, 60000, UINT64_MAX, "24h",
      "how long a repeated command id gets the recorded outcome"},
+    {"snapshot-every", NUMBER, AT(snapshot_every), 0, 0, UINT32_MAX, "500",
+     "events of an aggregate between two snapshots by its module; 0 for none"},
     {"default-timeout", DURATION, AT(default_timeout_ms), 0, 100, 3600000, "30s",
      "deadline of a command that came without one"},
     {"drain-timeout", DURATION, AT(drain_timeout_ms), 0, 0, 3600000, "10s",

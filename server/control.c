@@ -358,16 +358,16 @@ uint64_t control_member_with_handler(struct control *control, struct bytes aggre
     return found;
 }
 
-bool control_member_alive(struct control *control, uint64_t node_id)
+enum member_status control_member_status(struct control *control, uint64_t node_id)
 {
-    bool alive = false;
+    enum member_status status = MEMBER_DEAD;
 
     pthread_mutex_lock(&control->lock);
     for (size_t i = 0; i < control->published_count; i++)
         if (control->published[i].node_id == node_id)
-            alive = control->published[i].status == MEMBER_ALIVE;
+            status = control->published[i].status;
     pthread_mutex_unlock(&control->lock);
-    return alive;
+    return status;
 }
 
 bool control_member_address(struct control *control, uint64_t node_id, char *out, size_t room)

@@ -26,8 +26,8 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
     if (state->reading != NULL)
         return; /* gRPC allows one request */
     reading = memory_zero(1, sizeof *reading);
-    status = wire_read_decode(arena_copy(&reading->arena, packed), &reading->arena,
-                              &reading->request, &fault);
+    reading->packed = arena_copy(&reading->arena, packed);
+    status = wire_read_decode(reading->packed, &reading->arena, &reading->request, &fault);
     if (status == STATUS_OK && (reading->request.aggregate_id.len == 0 ||
                                 reading->request.aggregate_id.len > AGGREGATE_ID_BYTES_MAX))
         status = fault_set(&fault, STATUS_INVALID, "FIELD_EMPTY",
@@ -61,6 +61,8 @@ static void drained(void *user, struct rpc_stream *stream)
     struct reading *reading = state->reading;
 
     (void)stream;
+    if (reading != NULL)
+        read_relay_drained(reading);
     if (reading != NULL && !atomic_exchange(&reading->more_sent, true))
         shard_send(node_shard_of(state->node, reading->partition), &reading->more);
 }
@@ -72,8 +74,10 @@ static void closed(void *user, struct rpc_stream *stream, int code, const char *
     (void)code;
     (void)text;
     (void)stream;
-    if (state->reading != NULL)
+    if (state->reading != NULL) {
+        read_relay_cancel(state->reading);
         atomic_store(&state->reading->closed, true); /* the shard frees it */
+    }
     free(state);
 }
 

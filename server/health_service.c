@@ -4,10 +4,28 @@
 
 enum { SERVING = 1, NOT_SERVING = 2 };
 
+/* A node that lost its ownerships and hears nobody has a wrong idea of who owns what: an owner
+ * counts only while its link is up and it isn't believed dead. */
 bool node_is_serving(struct node *node)
 {
-    return atomic_load(&node->founding) != NULL && !atomic_load(&node->draining) &&
-           routes_unowned(node->routes) == 0;
+    uint64_t reachable = node->id; /* the last one that was looked at */
+
+    if (atomic_load(&node->founding) == NULL || atomic_load(&node->draining))
+        return false;
+    for (uint32_t i = 0; i < node_partition_count(node); i++) {
+        uint64_t epoch;
+        uint64_t owner = routes_owner(node->routes, i, &epoch);
+
+        if (owner == 0)
+            return false;
+        if (owner != node->id && owner != reachable &&
+            (!links_up(node->links, owner) ||
+             control_member_status(node->control, owner) > MEMBER_SUSPECT))
+            return false;
+        if (owner != node->id)
+            reachable = owner;
+    }
+    return true;
 }
 
 static bool known(struct bytes service)

@@ -233,6 +233,7 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
         node->workers = workers_new(node);
         node->links = links_new(node);
         node->range_fetches = range_fetches_new(node);
+        node->read_relays = read_relays_new(node);
         node->storage = storage_new(node);
         node->shard_count = shards_for_this_machine();
         node->shards = memory_zero(node->shard_count, sizeof *node->shards);
@@ -298,6 +299,9 @@ static void stop(struct node *node, struct http *http)
     if (node->range_fetches != NULL)
         while (!range_fetches_gone(node->range_fetches))
             nanosleep(&moment, NULL);
+    if (node->read_relays != NULL)
+        while (!read_relays_gone(node->read_relays))
+            nanosleep(&moment, NULL);
     for (size_t i = 0; i < node->shard_count; i++)
         shard_stop(node->shards[i]);
     if (node->server != NULL)
@@ -317,6 +321,7 @@ static void stop(struct node *node, struct http *http)
     control_free(node->control);
     links_free(node->links);
     range_fetches_free(node->range_fetches);
+    read_relays_free(node->read_relays);
     rpc_loop_free(node->loop);
     rpc_loop_free(node->control_loop);
     storage_free(node->storage);

@@ -32,6 +32,7 @@ struct workers;
 struct modules;
 struct routes;
 struct range_fetches;
+struct read_relays;
 
 struct node {
     struct config config;
@@ -49,6 +50,7 @@ struct node {
     struct modules *modules;
     struct routes *routes;
     struct range_fetches *range_fetches;
+    struct read_relays *read_relays;
     struct metrics metrics;
     _Atomic(const struct founding *) founding; /* set once, when the cluster is known */
     atomic_int commands;                       /* inside this node now */
@@ -124,9 +126,21 @@ struct reading {
     struct rpc_stream *stream;
     struct arena arena;
     struct read_request request;
+    struct bytes packed; /* the request as it came */
     uint32_t partition;
     uint64_t deadline_ms;
-    enum { READING_NEW, READING_ASKED, READING_WAITS, READING_FLOWS, READING_DONE } state;
+    enum {
+        READING_NEW,
+        READING_ASKED,
+        READING_WAITS,
+        READING_FLOWS,
+        READING_RELAYED, /* read_relay.c's, while `relaying` */
+        READING_DONE
+    } state;
+    atomic_bool relaying;
+    uint64_t last_target;
+    bool relay_again;                    /* the source broke before its first page */
+    _Atomic(struct rpc_stream *) source; /* held until the reading goes */
     uint64_t id;
     uint64_t asked_at;
     uint64_t need_index;
@@ -231,7 +245,8 @@ void routes_free(struct routes *routes);
 bool routes_set(struct routes *routes, uint32_t partition, uint64_t owner, uint64_t epoch);
 uint64_t routes_owner(struct routes *routes, uint32_t partition, uint64_t *epoch);
 uint64_t routes_version(struct routes *routes);
-size_t routes_unowned(struct routes *routes);
+/* That node owns it no more; who does isn't known. */
+void routes_clear(struct routes *routes, uint32_t partition, uint64_t owner);
 
 /* ---- links.c: data links to peers ---- */
 
@@ -265,7 +280,8 @@ uint64_t control_topology_version(struct control *control);
 /* A live member that handles the type, other than this node; 0 for none. Any thread. */
 uint64_t control_member_with_handler(struct control *control, struct bytes aggregate_type,
                                      uint64_t hint);
-bool control_member_alive(struct control *control, uint64_t node_id);
+/* MEMBER_DEAD when it is unknown. Any thread. */
+enum member_status control_member_status(struct control *control, uint64_t node_id);
 /* False when the member is unknown. Any thread. */
 bool control_member_address(struct control *control, uint64_t node_id, char *out, size_t room);
 
@@ -302,6 +318,17 @@ void range_fetches_free(struct range_fetches *fetches);
 void range_fetch_start(struct node *node, uint32_t partition, uint64_t leader, uint64_t index,
                        uint64_t term);
 void range_fetches_tick(struct range_fetches *fetches, uint64_t now_ms); /* control thread */
+
+/* ---- read_relay.c: reads of partitions that have no replica here ---- */
+
+struct read_relays *read_relays_new(struct node *node);
+/* False when the target can't be asked. */
+bool read_relay_start(struct node *node, struct reading *reading, uint64_t target);
+void read_relay_drained(struct reading *reading); /* poller thread */
+void read_relay_cancel(struct reading *reading);  /* any thread that has the reading */
+/* On the way down: cancel; true once none is left. */
+bool read_relays_gone(struct read_relays *relays);
+void read_relays_free(struct read_relays *relays);
 
 /* ---- services: their methods, for main.c ---- */
 

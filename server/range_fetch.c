@@ -18,6 +18,7 @@ struct range_fetch {
     struct rpc_channel *channel;
     struct rpc_stream *stream;
     uint64_t retry_ms;
+    bool begun; /* a first page is written */
     bool complete;
     bool done;
 };
@@ -35,8 +36,13 @@ static enum status write_pairs(struct range_fetch *fetch, const struct range_par
     struct store *store = fetch->all->node->store;
     struct store_batch *batch = store_batch_new(store);
     struct store_key begin = key_partition_begin((uint16_t)fetch->partition);
+    struct store_key end = key_partition_end((uint16_t)fetch->partition);
     enum status status = STATUS_OK;
 
+    /* Events only grow, but a snapshot of ours may have been replaced meanwhile. */
+    if (!fetch->begun)
+        store_batch_delete_range(batch, STORE_SNAPSHOTS, key_bytes(&begin), key_bytes(&end));
+    fetch->begun = true;
     for (size_t i = 0; i < part->pair_count && status == STATUS_OK; i++) {
         if (part->pairs[i].key.len < begin.len ||
             memcmp(part->pairs[i].key.data, begin.data, begin.len) != 0)
@@ -120,6 +126,7 @@ static void dial(struct range_fetch *fetch)
         fetch->retry_ms = clock_monotonic_ms() + RETRY_MS;
         return;
     }
+    fetch->begun = false;
     rpc_channel_free(fetch->channel);
     fetch->channel = rpc_channel_new(node->control_loop, address, GRPC_MESSAGE_BYTES_MAX);
     fetch->stream = rpc_stream_open(fetch->channel, "/cairn.peer.v1.PeerService/FetchRange",

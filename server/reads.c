@@ -1,7 +1,8 @@
 /*
  * ReadAggregate. A linearizable read asks the owner for an index that covers all that was
  * acknowledged before, waits until this replica has stored it, and then reads here; a stale one
- * reads at once. Pages are read as the client takes them.
+ * reads at once. Pages are read as the client takes them. Where this node has no replica, one that
+ * has is asked for all of it (read_relay.c).
  */
 #include "engine.h"
 #include "faults.h"
@@ -23,6 +24,7 @@ static void end(struct shard *shard, struct reading *reading, const struct fault
 static void free_reading(struct reading *reading)
 {
     rpc_stream_drop(reading->stream);
+    rpc_stream_drop(atomic_load(&reading->source));
     arena_release(&reading->arena);
     free(reading);
 }
@@ -115,6 +117,21 @@ static void flow(struct shard *shard, struct reading *r)
     /* `drained` brings us back. */
 }
 
+/* The owner, who needs ask nobody else; not the one that just failed if another can be reached. */
+static uint64_t replica_to_ask(const struct slot *slot, uint64_t failed)
+{
+    struct links *links = slot->shard->node->links;
+    uint64_t epoch;
+    uint64_t owner = slot_owner(slot, &epoch);
+
+    if (owner != 0 && owner != failed && links_up(links, owner))
+        return owner;
+    for (size_t i = 0; i < slot->set->count; i++)
+        if (slot->set->replicas[i] != failed && links_up(links, slot->set->replicas[i]))
+            return slot->set->replicas[i];
+    return failed != 0 && links_up(links, failed) ? failed : 0;
+}
+
 static void ask(struct shard *shard, struct reading *r)
 {
     struct slot *slot = slot_of(shard, r->partition);
@@ -123,14 +140,13 @@ static void ask(struct shard *shard, struct reading *r)
 
     r->state = READING_NEW;
     if (slot->partition == NULL) {
-        struct fault fault;
+        uint64_t target = replica_to_ask(slot, r->last_target);
 
-        (void)fault_set(&fault, STATUS_UNAVAILABLE, "NO_REPLICA_HERE",
-                        "this node holds no replica of partition %u; ask one of its replicas "
-                        "(see GetTopology)",
-                        r->partition);
-        end(shard, r, &fault);
-        return;
+        if (target != 0 && read_relay_start(shard->node, r, target)) {
+            r->last_target = target;
+            r->state = READING_RELAYED;
+        }
+        return; /* otherwise at the next tick */
     }
     if (r->request.stale) {
         flow(shard, r);
@@ -245,7 +261,16 @@ void reads_tick(struct shard *shard)
         struct slot *slot = slot_of(shard, r->partition);
         uint64_t now = shard->moment.now_ms;
 
-        if (r->state != READING_DONE && r->state != READING_FLOWS && r->deadline_ms <= now) {
+        if (r->state == READING_RELAYED) {
+            if (atomic_load(&r->relaying)) {
+                if (atomic_load(&r->closed))
+                    read_relay_cancel(r);
+                at = &r->next_reading;
+                continue;
+            }
+            r->state = r->relay_again ? READING_NEW : READING_DONE;
+        } else if (r->state != READING_DONE && r->state != READING_FLOWS &&
+                   r->deadline_ms <= now) {
             struct fault fault;
 
             (void)fault_set(&fault, STATUS_DEADLINE, "DEADLINE_EXCEEDED",
@@ -280,7 +305,8 @@ void reads_abandon(struct shard *shard)
 
     (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING", "this node stops; ask another");
     for (struct reading *r = shard->readings; r != NULL; r = r->next_reading)
-        end(shard, r, &fault);
+        if (r->state != READING_RELAYED || !atomic_load(&r->relaying))
+            end(shard, r, &fault);
 }
 
 void reads_release(struct shard *shard)

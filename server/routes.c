@@ -63,6 +63,18 @@ uint64_t routes_owner(struct routes *routes, uint32_t partition, uint64_t *epoch
     return owner;
 }
 
+void routes_clear(struct routes *routes, uint32_t partition, uint64_t owner)
+{
+    if (partition >= routes->count)
+        return;
+    pthread_mutex_lock(&routes->lock);
+    if (routes->rows[partition].owner == owner) {
+        routes->rows[partition].owner = 0;
+        routes->version++;
+    }
+    pthread_mutex_unlock(&routes->lock);
+}
+
 uint64_t routes_version(struct routes *routes)
 {
     uint64_t version;
@@ -71,15 +83,4 @@ uint64_t routes_version(struct routes *routes)
     version = routes->version;
     pthread_mutex_unlock(&routes->lock);
     return version;
-}
-
-size_t routes_unowned(struct routes *routes)
-{
-    size_t n = 0;
-
-    pthread_mutex_lock(&routes->lock);
-    for (uint32_t i = 0; i < routes->count; i++)
-        n += routes->rows[i].owner == 0;
-    pthread_mutex_unlock(&routes->lock);
-    return n;
 }

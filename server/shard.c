@@ -114,6 +114,7 @@ static void effect_ownership(void *context, struct partition *partition, bool ow
         METRIC_ADD(shard->node, ownership_lost, 1);
         journal(JOURNAL_DEBUG, "owner-lost", "partition %u epoch %llu", slot->id,
                 (unsigned long long)view.term);
+        routes_clear(shard->node->routes, slot->id, shard->node->id);
         aggregates_disown(slot->aggregates);
     }
 }
@@ -221,6 +222,7 @@ static enum status open_slot(struct shard *shard, struct slot *slot, struct faul
         .partition = (uint16_t)slot->id,
         .payload_bytes_max = (uint32_t)node->config.payload_bytes_max,
         .outcome_retention_ms = node->config.outcome_retention_ms,
+        .snapshot_every = node->config.snapshot_every,
         .cache_bytes = AGGREGATE_CACHE_BYTES / (node_partition_count(node) / 4 + 1),
         .cache_count = AGGREGATE_CACHE_COUNT / (node_partition_count(node) / 4 + 1),
     };
@@ -433,7 +435,7 @@ static void balance(struct shard *shard)
 
         if (slot->partition == NULL || home == node->id || now < slot->transfer_after ||
             !partition_is_owner(slot->partition) || !links_up(node->links, home) ||
-            !control_member_alive(node->control, home) ||
+            control_member_status(node->control, home) != MEMBER_ALIVE ||
             !partition_replica_current(slot->partition, home))
             continue;
         slot->transfer_after = now + BALANCE_RETRY_MS;

@@ -39,6 +39,7 @@ struct aggregates_settings {
     uint16_t partition;
     uint32_t payload_bytes_max;
     uint64_t outcome_retention_ms;
+    uint64_t snapshot_every; /* events between two snapshots by a module; 0 for none */
     size_t cache_bytes;
     size_t cache_count;
 };

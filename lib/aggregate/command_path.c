@@ -120,6 +120,8 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
                                      asked->aggregate_type.len};
             memcpy((void *)a->type.data, asked->aggregate_type.data, asked->aggregate_type.len);
         }
+        snapshot_by_module(all, a);
+        snapshot_by_worker(all, a, &d->snapshot);
     } else {
         /* The state may have taken some of the events: build it anew, behind what is on its way. */
         aggregates_flush(all, moment);
@@ -134,7 +136,7 @@ static void decided(struct aggregates *all, struct aggregate *a, struct inflight
                     const struct decision *d, struct moment moment)
 {
     struct fault fault;
-    enum status status = decision_check(d, all->settings.payload_bytes_max, &fault);
+    enum status status = decision_check(d, a->sequence, all->settings.payload_bytes_max, &fault);
 
     if (status == STATUS_OK)
         status = record(all, a, command, d, moment, &fault);
@@ -159,6 +161,7 @@ static enum status start_execution(struct aggregates *all, struct aggregate *a,
     struct execute execute = {.packed_command = wire_command_inside(&asked->command),
                               .sequence = a->sequence};
     struct bytes *history = NULL;
+    struct snapshot snapshot;
     uint64_t worker = 0;
     enum status status =
         all->effects.pick_worker(all->effects.context, &asked->command, a->worker, &worker, fault);
@@ -174,8 +177,14 @@ static enum status start_execution(struct aggregates *all, struct aggregate *a,
     if (execute.events_from < a->sequence &&
         all->effects.stored_index(all->effects.context) < a->reload_index)
         return STATUS_UNAVAILABLE; /* its history isn't readable yet */
-    status = aggregate_history(all, a, execute.events_from, HISTORY_BYTES_MAX, &arena, &history,
-                               &execute.event_count, fault);
+    if (execute.events_from < a->sequence) {
+        status = snapshot_find(all, a, &arena, &execute.packed_snapshot, &snapshot, fault);
+        if (snapshot.present)
+            execute.events_from = snapshot.sequence;
+    }
+    if (status == STATUS_OK)
+        status = aggregate_history(all, a, execute.events_from, HISTORY_BYTES_MAX, &arena,
+                                   &history, &execute.event_count, fault);
     if (status == STATUS_OK) {
         execution = memory_zero(1, sizeof *execution);
         execution->id = execute.execution_id = ++all->next_execution;
@@ -501,17 +510,16 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
 {
     struct arena arena = {0};
     struct buffer scratch = {0};
-    struct command_record *records;
-    size_t count;
+    struct log_batch entry;
     struct sent_entry *mine =
         all->sent != NULL && all->sent->index == index ? all->sent : NULL;
-    enum status status = wire_log_batch_decode(payload, &arena, &records, &count, fault);
+    enum status status = wire_log_batch_decode(payload, &arena, &entry, fault);
 
-    for (size_t i = 0; i < count && status == STATUS_OK; i++) {
-        const struct outcome *outcome = &records[i].outcome;
+    for (size_t i = 0; i < entry.command_count && status == STATUS_OK; i++) {
+        const struct outcome *outcome = &entry.commands[i].outcome;
 
         if (outcome->first_position != applied->next_position ||
-            outcome->event_count != records[i].event_count ||
+            outcome->event_count != entry.commands[i].event_count ||
             outcome->aggregate_id.len == 0 ||
             outcome->aggregate_id.len > AGGREGATE_ID_BYTES_MAX ||
             outcome->command_id.len > COMMAND_ID_BYTES_MAX) {
@@ -523,12 +531,14 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
                                (unsigned long long)applied->next_position);
             break;
         }
-        put_record(all, &records[i], &scratch, batch);
-        applied->next_position += records[i].event_count;
+        put_record(all, &entry.commands[i], &scratch, batch);
+        applied->next_position += entry.commands[i].event_count;
         applied->last_time_ms = outcome->time_ms;
         if (mine != NULL)
             answer_next(all, mine, outcome);
     }
+    for (size_t i = 0; i < entry.snapshot_count && status == STATUS_OK; i++)
+        snapshot_put(all, &entry.snapshots[i], batch);
     if (mine != NULL && status == STATUS_OK) {
         assert(mine->commands == NULL);
         all->sent = mine->next;

@@ -107,6 +107,7 @@ void decision_by_worker(struct decision *d, const struct execution_result *resul
     }
     d->rejection = result->rejection;
     d->reply = result->reply;
+    d->snapshot = result->snapshot;
     for (size_t i = 0; i < result->event_count; i++)
         add(d, &result->events[i]);
 }
@@ -117,7 +118,8 @@ void decision_by_append(struct decision *d, const struct command *command)
         add(d, &command->events[i]);
 }
 
-enum status decision_check(const struct decision *d, uint32_t payload_max, struct fault *fault)
+enum status decision_check(const struct decision *d, uint64_t sequence, uint32_t payload_max,
+                           struct fault *fault)
 {
     if (d->broken.status != STATUS_OK) {
         *fault = d->broken;
@@ -138,5 +140,6 @@ enum status decision_check(const struct decision *d, uint32_t payload_max, struc
             snprintf(fault->reason, sizeof fault->reason, "HANDLER_BROKE_CONTRACT");
             return STATUS_FAILED;
         }
-    return STATUS_OK;
+    return snapshot_check(&d->snapshot, sequence + (d->rejection.present ? 0 : d->count),
+                          payload_max, fault);
 }

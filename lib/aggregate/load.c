@@ -58,22 +58,34 @@ static enum status load_head(struct aggregates *all, struct aggregate *a, struct
     return status == STATUS_NOT_FOUND ? STATUS_OK : status;
 }
 
-static enum status load_state(struct aggregates *all, struct aggregate *a, struct arena *arena,
+/* A snapshot that this module can't read (another version wrote it) costs time, not truth. */
+static uint64_t begin_state(struct aggregate *a, const struct snapshot *snapshot)
+{
+    a->state = NULL;
+    if (snapshot->present && a->module->decode != NULL)
+        a->state = a->module->decode(to_module(a->id), to_module(snapshot->payload.content));
+    if (a->state != NULL)
+        return snapshot->sequence;
+    a->state = a->module->create(to_module(a->id));
+    return 0;
+}
+
+static enum status load_state(struct aggregates *all, struct aggregate *a,
+                              const struct snapshot *snapshot, struct arena *arena,
                               struct fault *fault)
 {
     struct store_cursor *cursor;
     struct bytes key;
     struct bytes value;
-    uint64_t next = 0;
+    uint64_t next = begin_state(a, snapshot);
     enum status status = STATUS_OK;
 
-    a->state = a->module->create(to_module(a->id));
     if (a->state == NULL)
         return fault_set(fault, STATUS_FAILED, "HANDLER_FAILED",
                          "module type %s can't create an aggregate", a->module->name);
-    if (a->sequence == 0)
+    if (a->sequence == next)
         return STATUS_OK;
-    cursor = events_from(all, a, 0, false);
+    cursor = events_from(all, a, next, false);
     while (status == STATUS_OK && next < a->sequence) {
         struct event event;
 
@@ -102,16 +114,23 @@ enum status aggregate_load(struct aggregates *all, struct aggregate *a, struct b
                            struct fault *fault)
 {
     struct arena arena = {0};
+    struct arena kept = {0};
+    struct snapshot snapshot = {.present = false};
+    struct bytes packed;
     enum status status = load_head(all, a, &arena, fault);
 
+    if (status == STATUS_OK && a->sequence > 0)
+        status = snapshot_find(all, a, &kept, &packed, &snapshot, fault);
+    a->snapshot_sequence = a->snapshot_tried = snapshot.sequence;
     if (status == STATUS_OK) {
         struct bytes known = a->type.data == NULL ? type : a->type;
 
         a->module = all->effects.module_type(all->effects.context, known);
         if (a->module != NULL)
-            status = load_state(all, a, &arena, fault);
+            status = load_state(all, a, &snapshot, &arena, fault);
     }
     arena_release(&arena);
+    arena_release(&kept);
     a->loaded = true;
     if (status != STATUS_OK)
         cache_unload(all, a);

@@ -15,6 +15,8 @@ struct aggregate {
     struct bytes type; /* ours; empty until known */
     bool loaded;
     uint64_t sequence; /* number of events, with the uncommitted ones */
+    uint64_t snapshot_sequence; /* of the newest snapshot, with the uncommitted one; 0 for none */
+    uint64_t snapshot_tried;    /* where the last one was due */
     const struct cairn_aggregate_type *module;
     void *state; /* the module's */
     size_t state_bytes;
@@ -124,6 +126,7 @@ struct decision {
     size_t bytes;
     struct reply reply;
     struct rejection rejection;
+    struct snapshot snapshot;
     struct fault broken; /* the handler broke the contract */
 };
 
@@ -132,8 +135,25 @@ void decision_by_module(struct decision *decision, const struct aggregate *aggre
                         const struct command *command);
 void decision_by_worker(struct decision *decision, const struct execution_result *result);
 void decision_by_append(struct decision *decision, const struct command *command);
-MUST_USE enum status decision_check(const struct decision *decision, uint32_t payload_max,
-                                    struct fault *fault);
+/* Of an aggregate that has `sequence` events before it. */
+MUST_USE enum status decision_check(const struct decision *decision, uint64_t sequence,
+                                    uint32_t payload_max, struct fault *fault);
+
+/* ---- snapshot.c ---- */
+
+/* One may be due after what was just recorded. */
+void snapshot_by_module(struct aggregates *all, struct aggregate *aggregate);
+void snapshot_by_worker(struct aggregates *all, struct aggregate *aggregate,
+                        const struct snapshot *snapshot);
+/* Of an aggregate that has this many events. */
+MUST_USE enum status snapshot_check(const struct snapshot *snapshot, uint64_t sequence,
+                                    uint32_t payload_max, struct fault *fault);
+/* The newest stored one, if any, in the arena. */
+MUST_USE enum status snapshot_find(struct aggregates *all, const struct aggregate *aggregate,
+                                   struct arena *arena, struct bytes *packed,
+                                   struct snapshot *snapshot, struct fault *fault);
+void snapshot_put(struct aggregates *all, const struct snapshot_record *record,
+                  struct store_batch *batch);
 
 /* ---- dedupe.c ---- */
 

@@ -72,6 +72,8 @@ void rpc_call_fail(struct rpc_call *call, int code, const char *message, struct 
 
 void rpc_stream_set_user(struct rpc_stream *stream, void *user);
 uint64_t rpc_stream_deadline_ms(const struct rpc_stream *stream);
+/* Client, in `closed`: the error's packed google.rpc.Status, empty when it came without. */
+struct bytes rpc_stream_details(struct rpc_stream *stream);
 const char *rpc_stream_peer(struct rpc_stream *stream, char *out, size_t room);
 /* Copies the bytes. Nothing happens once the stream is closed. */
 void rpc_stream_send(struct rpc_stream *stream, struct bytes message);

@@ -409,6 +409,17 @@ void rpc_stream_pause(struct rpc_stream *s, bool paused)
     pthread_mutex_unlock(&s->lock);
 }
 
+struct bytes rpc_stream_details(struct rpc_stream *s)
+{
+    for (size_t i = 0; i < s->trailing.count; i++) {
+        const grpc_slice *value = &s->trailing.metadata[i].value;
+
+        if (grpc_slice_str_cmp(s->trailing.metadata[i].key, "grpc-status-details-bin") == 0)
+            return (struct bytes){GRPC_SLICE_START_PTR(*value), GRPC_SLICE_LENGTH(*value)};
+    }
+    return BYTES_NONE;
+}
+
 void rpc_stream_finish(struct rpc_stream *s, int code, const char *message, struct bytes details)
 {
     pthread_mutex_lock(&s->lock);

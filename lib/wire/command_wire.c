@@ -214,6 +214,7 @@ static void result_from(struct execution_result *result, struct arena *arena,
         .rejection = rejection_from(message->rejection),
         .failure = from_text(message->failure),
         .needs_history = message->needs_history,
+        .snapshot = snapshot_from(message->snapshot),
     };
 }
 
@@ -303,6 +304,8 @@ void wire_execute_pack(struct buffer *out, const struct execute *execute)
     put_u64(out, 4, execute->events_from);
     for (size_t i = 0; i < execute->event_count; i++)
         put_bytes_always(out, 5, execute->packed_events[i]);
+    if (execute->packed_snapshot.len > 0)
+        put_bytes_always(out, 6, execute->packed_snapshot);
 }
 
 void wire_execute_response(struct buffer *out, struct bytes packed_execute,

@@ -11,6 +11,7 @@ struct new_event *new_events_from(struct arena *arena, Cairn__V1__NewEvent **mes
                                   size_t count);
 struct reply reply_from(const Cairn__V1__Reply *message);
 struct rejection rejection_from(const Cairn__V1__Rejection *message);
+struct snapshot snapshot_from(const Cairn__V1__Snapshot *message);
 
 enum status founding_from(struct founding *founding, struct arena *arena,
                           const Cairn__Store__V1__Founding *message, struct fault *fault);

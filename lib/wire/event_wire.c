@@ -109,3 +109,39 @@ enum status wire_event_decode(struct bytes packed, struct arena *arena, struct e
         event->time_ms = message->time->seconds * 1000 + message->time->nanos / 1000000;
     return STATUS_OK;
 }
+
+struct snapshot snapshot_from(const Cairn__V1__Snapshot *message)
+{
+    struct snapshot snapshot = {.present = message != NULL};
+
+    if (message == NULL)
+        return snapshot;
+    snapshot.aggregate_type = from_text(message->aggregate_type);
+    snapshot.aggregate_id = from_text(message->aggregate_id);
+    snapshot.sequence = message->sequence;
+    if (message->payload_case == CAIRN__V1__SNAPSHOT__PAYLOAD_JSON)
+        snapshot.payload = (struct payload){PAYLOAD_JSON, from_text(message->json)};
+    else if (message->payload_case == CAIRN__V1__SNAPSHOT__PAYLOAD_DATA)
+        snapshot.payload = (struct payload){PAYLOAD_DATA, from_data(message->data)};
+    return snapshot;
+}
+
+void wire_snapshot_pack(struct buffer *out, const struct snapshot *snapshot)
+{
+    put_bytes(out, 1, snapshot->aggregate_type);
+    put_bytes(out, 2, snapshot->aggregate_id);
+    put_u64(out, 3, snapshot->sequence);
+    put_payload(out, 4, 5, &snapshot->payload);
+}
+
+enum status wire_snapshot_decode(struct bytes packed, struct arena *arena,
+                                 struct snapshot *snapshot, struct fault *fault)
+{
+    Cairn__V1__Snapshot *message =
+        wire_unpack_trusted(&cairn__v1__snapshot__descriptor, packed, arena, "snapshot", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *snapshot = snapshot_from(message);
+    return STATUS_OK;
+}

@@ -76,31 +76,57 @@ void wire_log_batch_add(struct buffer *out, const struct outcome *outcome,
     put_end(out, record);
 }
 
+void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snapshot,
+                                 uint64_t replaces)
+{
+    size_t record = put_begin(out, 2);
+    size_t inner = put_begin(out, 1);
+
+    wire_snapshot_pack(out, snapshot);
+    put_end(out, inner);
+    put_u64(out, 2, replaces);
+    put_end(out, record);
+}
+
+static enum status command_record_from(struct command_record *record, struct arena *arena,
+                                       const Cairn__Store__V1__CommandRecord *message,
+                                       struct fault *fault)
+{
+    if (message->outcome == NULL)
+        return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                         "a log entry holds a command without its outcome");
+    outcome_from(&record->outcome, message->outcome);
+    record->event_count = message->n_events;
+    record->packed_events = arena_take(arena, message->n_events * sizeof(struct bytes));
+    for (size_t i = 0; i < message->n_events; i++)
+        record->packed_events[i] = from_data(message->events[i]);
+    return STATUS_OK;
+}
+
 enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
-                                  struct command_record **records, size_t *count,
-                                  struct fault *fault)
+                                  struct log_batch *out, struct fault *fault)
 {
     Cairn__Store__V1__LogBatch *batch = wire_unpack_trusted(
         &cairn__store__v1__log_batch__descriptor, packed, arena, "log entry", fault);
+    enum status status = STATUS_OK;
 
+    *out = (struct log_batch){0};
     if (batch == NULL)
         return STATUS_INVALID;
-    *records = arena_take(arena, batch->n_commands * sizeof **records);
-    *count = batch->n_commands;
-    for (size_t i = 0; i < batch->n_commands; i++) {
-        const Cairn__Store__V1__CommandRecord *message = batch->commands[i];
-        struct command_record *record = &(*records)[i];
+    out->commands = arena_take(arena, batch->n_commands * sizeof *out->commands);
+    out->command_count = batch->n_commands;
+    for (size_t i = 0; i < batch->n_commands && status == STATUS_OK; i++)
+        status = command_record_from(&out->commands[i], arena, batch->commands[i], fault);
+    out->snapshots = arena_take(arena, batch->n_snapshots * sizeof *out->snapshots);
+    out->snapshot_count = batch->n_snapshots;
+    for (size_t i = 0; i < batch->n_snapshots && status == STATUS_OK; i++) {
+        struct snapshot_record *record = &out->snapshots[i];
 
-        if (message->outcome == NULL)
-            return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
-                             "a log entry holds a command without its outcome");
-        outcome_from(&record->outcome, message->outcome);
-        record->event_count = message->n_events;
-        record->packed_events = arena_take(arena, message->n_events * sizeof(struct bytes));
-        for (size_t j = 0; j < message->n_events; j++)
-            record->packed_events[j] = from_data(message->events[j]);
+        record->packed = from_data(batch->snapshots[i]->snapshot);
+        record->replaces = batch->snapshots[i]->replaces;
+        status = wire_snapshot_decode(record->packed, arena, &record->snapshot, fault);
     }
-    return STATUS_OK;
+    return status;
 }
 
 /* term u64 LE | type u8 | payload */

@@ -44,6 +44,15 @@ struct event {
     struct bytes command_id;
 };
 
+/* The saved state of an aggregate. */
+struct snapshot {
+    bool present;
+    struct bytes aggregate_type;
+    struct bytes aggregate_id;
+    uint64_t sequence; /* how many events it includes */
+    struct payload payload;
+};
+
 struct reply {
     bool present;
     struct bytes type;
@@ -142,6 +151,7 @@ struct worker_message {
         struct rejection rejection;
         struct bytes failure;
         bool needs_history;
+        struct snapshot snapshot;
     } result;
     struct bytes packed_result; /* the result alone, for sending on to the owner */
 };
@@ -159,6 +169,7 @@ struct execute {
     uint64_t events_from;
     const struct bytes *packed_events;
     size_t event_count;
+    struct bytes packed_snapshot; /* empty for none */
 };
 void wire_execute_pack(struct buffer *out, const struct execute *execute);
 /* Wrap a packed Execute, with another execution id, as a HandleCommandsResponse. */
@@ -178,6 +189,10 @@ void wire_event_pack(struct buffer *out, const struct event *event);
 MUST_USE enum status wire_event_decode(struct bytes packed, struct arena *arena,
                                        struct event *event, struct fault *fault);
 
+void wire_snapshot_pack(struct buffer *out, const struct snapshot *snapshot);
+MUST_USE enum status wire_snapshot_decode(struct bytes packed, struct arena *arena,
+                                          struct snapshot *snapshot, struct fault *fault);
+
 /* An outcome at rest: time as i64 first, so that the age filter needs no decoding. */
 void wire_outcome_pack(struct buffer *out, const struct outcome *outcome);
 MUST_USE enum status wire_outcome_decode(struct bytes packed, struct arena *arena,
@@ -187,14 +202,26 @@ MUST_USE enum status wire_outcome_decode(struct bytes packed, struct arena *aren
 void wire_log_batch_add(struct buffer *out, const struct outcome *outcome,
                         const struct bytes *packed_events, size_t event_count);
 
-struct command_record {
-    struct outcome outcome;
-    struct bytes *packed_events;
-    size_t event_count;
+/* The same for a snapshot; `replaces` is the sequence of the one before, 0 for none. */
+void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snapshot,
+                                 uint64_t replaces);
+
+struct log_batch {
+    struct command_record {
+        struct outcome outcome;
+        struct bytes *packed_events;
+        size_t event_count;
+    } *commands;
+    size_t command_count;
+    struct snapshot_record {
+        struct snapshot snapshot;
+        struct bytes packed;
+        uint64_t replaces;
+    } *snapshots;
+    size_t snapshot_count;
 };
 MUST_USE enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
-                                           struct command_record **records, size_t *count,
-                                           struct fault *fault);
+                                           struct log_batch *batch, struct fault *fault);
 
 struct log_entry {
     uint64_t term;

@@ -155,6 +155,24 @@ def test_a_hung_owner_is_replaced_and_its_old_work_refused(three):
         assert [e.sequence for e in client.read("hung")] == list(range(22))
 
 
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_without_a_majority_a_node_is_not_serving(three, number):
+    left, *others = three.nodes
+    for node in others:
+        node.signal(number)
+    wait_until(lambda: not left.is_ready(), 20 * SLOW, "NOT_SERVING")
+    with cairn.Client([left.endpoint], try_timeout=1.0) as client:
+        with pytest.raises(cairn.Unavailable):
+            client.dispatch(put("minority"), timeout=2.0)
+    for node in others:
+        if number == signal.SIGSTOP:
+            node.signal(signal.SIGCONT)
+        else:
+            node.process.wait()
+            node.start()
+    left.wait_ready(20)
+
+
 def test_a_node_stopped_under_load_costs_no_error(three):
     with Load(three.endpoints) as load:
         load.wait_for(200)
@@ -244,3 +262,38 @@ def test_a_graceful_stop_leaves_nothing_behind(three):
     logs = "".join(node.log() for node in three.nodes)
     assert codes == [0, 0, 0], logs[-3000:]
     assert "ERROR: " not in logs
+
+
+def test_a_node_without_a_replica_reads_through_one_that_has():
+    with Cluster(5) as five, cairn.Client(five.endpoints) as client:
+        names = [f"far-{n}" for n in range(20)]
+        for name in names:
+            for number in range(3):
+                client.dispatch(put(name, {"n": number}))
+        client.append("echo", "far-long", [cairn.NewEvent("E", "x" * 1000)] * 1000)
+        def seen(reader, name):
+            try:
+                return [e.sequence for e in reader.read(name, stale=True)]
+            except cairn.NotFound:  # a replica may be behind
+                return []
+
+        for node in five.nodes:
+            with cairn.Client([node.endpoint]) as here:
+                for name in names:
+                    assert [e.sequence for e in here.read(name)] == [0, 1, 2]
+                    wait_until(lambda: seen(here, name) == [0, 1, 2], 10 * SLOW, "all events")
+        for node in five.nodes:
+            with cairn.Client([node.endpoint]) as here:
+                assert len(list(here.read("far-long"))) == 1000
+                assert [e.sequence for e in here.read("far-long", backwards=True, limit=2)] \
+                    == [999, 998]
+                for number in range(10):
+                    with pytest.raises(cairn.NotFound) as error:
+                        list(here.read(f"nothing-{number}"))
+                    assert error.value.reason == "AGGREGATE_NOT_FOUND"
+        owner = owner_of(five, "far-0")
+        owner.kill()
+        for node in five.nodes:
+            if node is not owner:
+                with cairn.Client([node.endpoint]) as here:
+                    assert len(list(here.read("far-0", timeout=20 * SLOW))) == 4

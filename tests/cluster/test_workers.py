@@ -1,5 +1,7 @@
 """Workers over real streams: the same decisions as the module, death, and broken contracts."""
 
+import asyncio
+import json
 import pathlib
 import subprocess
 import sys
@@ -156,12 +158,101 @@ class RawWorker:
         self._channel.close()
 
 
+def test_a_workers_snapshot_is_where_the_next_worker_starts(one):
+    seen = []
+
+    def answer(execute):
+        seen.append(execute)
+        result = command_pb2.ExecutionResult(events=[{"type": "Done", "json": "1"}])
+        if execute.sequence == 4:
+            result.snapshot.sequence = 5
+            result.snapshot.json = '{"saved":5}'
+        return result
+
+    with cairn.Client(one.endpoints) as client:
+        for part in (7, 1):
+            worker = RawWorker(one.endpoints[0], answer)
+            assert worker.registered.wait(10 * SLOW)
+            for _ in range(part):
+                client.dispatch(cairn.Command("raw", "saved", "Do"))
+            worker.close()
+            wait_until(lambda: one.nodes[0].metrics()["cairn_workers_connected"] == 0, 20 * SLOW,
+                       "the worker being gone")
+        assert [len(e.events) for e in seen[:7]] == [0] * 7  # it had seen them all
+        assert seen[7].snapshot.json == '{"saved":5}' and seen[7].snapshot.sequence == 5
+        assert [e.sequence for e in seen[7].events] == [5, 6] and seen[7].events_from == 5
+        assert [e.sequence for e in client.read("saved")] == list(range(8))
+
+
+@pytest.mark.parametrize("readable", [True, False])
+def test_the_sdks_worker_goes_on_from_its_snapshot_or_without(one, readable):
+    class Tally:
+        aggregate_type = f"tally {readable}"
+        commands = ("Add",)
+        snapshot_every = 10
+        evolved = 0
+
+        def initial(self, aggregate_id):
+            return 0
+
+        def decide(self, state, command):
+            yield cairn.NewEvent("Added", {"n": state})
+            yield cairn.Reply("Count", {"n": state + 1})
+
+        def evolve(self, state, event):
+            self.evolved += 1
+            assert event.json()["n"] == state if isinstance(event, cairn.Event) else True
+            return state + 1
+
+        def to_snapshot(self, state):
+            return {"n": state}
+
+        def from_snapshot(self, aggregate_id, payload):
+            if not readable:
+                raise ValueError("written by another version")
+            return json.loads(payload)["n"]
+
+    def run(count):
+        tally = Tally()
+        worker = cairn.Worker(one.endpoints, tally)
+        ready = threading.Event()
+        loop = asyncio.new_event_loop()
+
+        def serve():
+            loop.call_soon(ready.set)
+            loop.run_until_complete(worker.serve())
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        ready.wait()
+        try:
+            wait_until(lambda: one.nodes[0].metrics()["cairn_workers_connected"] == 1, 20 * SLOW,
+                       "the worker")
+            with cairn.Client(one.endpoints) as client:
+                for _ in range(count):
+                    last = client.dispatch(cairn.Command(Tally.aggregate_type,
+                                                         f"tally {readable}", "Add"))
+        finally:
+            loop.call_soon_threadsafe(worker.stop)
+            thread.join()
+        wait_until(lambda: one.nodes[0].metrics()["cairn_workers_connected"] == 0, 20 * SLOW,
+                   "the worker being gone")
+        return tally.evolved, last
+
+    assert run(24)[0] == 24
+    evolved, last = run(1)
+    assert json.loads(last.reply.payload) == {"n": 25}
+    assert evolved == (5 if readable else 25)
+
+
 @pytest.mark.parametrize("name, result, reason", [
     ("failure", command_pb2.ExecutionResult(failure="boom"), "HANDLER_FAILED"),
     ("event without a type", command_pb2.ExecutionResult(events=[{}]), "HANDLER_BROKE_CONTRACT"),
     ("too many events", command_pb2.ExecutionResult(events=[{"type": "E"}] * 2000),
      "HANDLER_BROKE_CONTRACT"),
     ("huge event", command_pb2.ExecutionResult(events=[{"type": "E", "data": b"x" * (3 << 20)}]),
+     "HANDLER_BROKE_CONTRACT"),
+    ("snapshot of the future", command_pb2.ExecutionResult(snapshot={"sequence": 9, "json": "1"}),
      "HANDLER_BROKE_CONTRACT"),
 ])
 def test_a_worker_that_breaks_the_contract_fails_one_command(one, name, result, reason):

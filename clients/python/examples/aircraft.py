@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 import cairn
 
@@ -25,6 +25,7 @@ class State:
 class Aircraft:
     aggregate_type = "aircraft"
     commands = ("Schedule", "Depart", "Arrive", "Cancel")
+    snapshot_every = 500
 
     def initial(self, aggregate_id: str) -> State:
         return State()
@@ -49,6 +50,12 @@ class Aircraft:
             if state.in_the_air and state.flight == flight:
                 raise cairn.Reject("ALREADY_IN_THE_AIR", "a flight in the air can't be cancelled")
             yield cairn.NewEvent("FlightCancelled", command.payload)
+
+    def to_snapshot(self, state: State):
+        return asdict(state)
+
+    def from_snapshot(self, aggregate_id: str, payload) -> State:
+        return State(**json.loads(payload))
 
     def evolve(self, state: State, event) -> State:
         flight, at = _parse(event.payload)

@@ -30,7 +30,7 @@ struct fixture {
     bool no_module;
     uint64_t worker;
     uint64_t execution;
-    uint64_t executed_from; /* events_from is not decoded: whether history came along */
+    struct buffer executed; /* the packed Execute */
 };
 
 /* ---- a counter: Add makes one event, Fail is refused, Limit refuses past three ---- */
@@ -66,6 +66,51 @@ static const struct cairn_aggregate_type counter = {
     .destroy = free,
     .decide = decide,
     .evolve = evolve,
+};
+
+/* ---- a tally: counts without a limit, and saves its state ---- */
+
+static int evolved;
+static bool unreadable;
+
+static void tally_decide(const void *state, const struct cairn_command *command,
+                         struct cairn_decision *decision)
+{
+    (void)state;
+    decision->emit(decision, "Added", command->payload);
+}
+
+static int tally_evolve(void *state, const struct cairn_event *event)
+{
+    evolved++;
+    return *(int *)state == (int)event->sequence ? evolve(state, event) : -1;
+}
+
+static size_t tally_encode(const void *state, uint8_t *out, size_t room)
+{
+    if (room >= sizeof(int))
+        memcpy(out, state, sizeof(int));
+    return sizeof(int);
+}
+
+static void *tally_decode(struct cairn_bytes id, struct cairn_bytes snapshot)
+{
+    int *state = unreadable || snapshot.len != sizeof(int) ? NULL : create(id);
+
+    if (state != NULL)
+        memcpy(state, snapshot.data, sizeof(int));
+    return state;
+}
+
+static const struct cairn_aggregate_type tally = {
+    .name = "tally",
+    .commands = (const char *const[]){"Add", NULL},
+    .create = create,
+    .destroy = free,
+    .decide = tally_decide,
+    .evolve = tally_evolve,
+    .encode = tally_encode,
+    .decode = tally_decode,
 };
 
 /* ---- effects ---- */
@@ -104,7 +149,11 @@ static const struct cairn_aggregate_type *on_module_type(void *context, struct b
 {
     struct fixture *f = context;
 
-    return !f->no_module && bytes_equal(name, BYTES_LITERAL("counter")) ? &counter : NULL;
+    if (f->no_module)
+        return NULL;
+    return bytes_equal(name, BYTES_LITERAL("counter")) ? &counter
+           : bytes_equal(name, BYTES_LITERAL("tally")) ? &tally
+                                                       : NULL;
 }
 
 static enum status on_pick(void *context, const struct command *command, uint64_t hint,
@@ -125,8 +174,9 @@ static void on_execute(void *context, uint64_t worker, uint64_t execution_id, st
     struct fixture *f = context;
 
     (void)worker;
-    (void)packed;
     (void)deadline_ms;
+    f->executed.len = 0;
+    buffer_add(&f->executed, packed.data, packed.len);
     f->execution = execution_id;
 }
 
@@ -147,6 +197,7 @@ static int set_up(void **state)
     struct fixture *f = memory_zero(1, sizeof *f);
     struct aggregates_settings settings = {.partition = 3,
                                            .payload_bytes_max = 1000,
+                                           .snapshot_every = 10,
                                            .cache_bytes = 1 << 20,
                                            .cache_count = 1000};
     struct aggregates_effects effects = {f,          on_submit, on_answer,  on_module_type,
@@ -169,13 +220,14 @@ static int tear_down(void **state)
         blob_drop(f->log[i]);
     for (size_t i = 0; i < f->command_count; i++)
         free(f->commands[i]);
+    buffer_release(&f->executed);
     store_free(f->store);
     free(f);
     return 0;
 }
 
-static struct admitted *send_command(struct fixture *f, const char *id, const char *aggregate,
-                                     const char *type)
+static struct admitted *send_typed(struct fixture *f, const char *kind, const char *id,
+                                   const char *aggregate, const char *type)
 {
     struct admitted *c = memory_zero(1, sizeof *c);
     struct fault fault;
@@ -183,7 +235,7 @@ static struct admitted *send_command(struct fixture *f, const char *id, const ch
     c->command = (struct command){
         .kind = COMMAND_DISPATCH,
         .id = bytes_of(id),
-        .aggregate_type = BYTES_LITERAL("counter"),
+        .aggregate_type = bytes_of(kind),
         .aggregate_id = bytes_of(aggregate),
         .type = bytes_of(type),
         .payload = {PAYLOAD_JSON, BYTES_LITERAL("1")},
@@ -193,6 +245,12 @@ static struct admitted *send_command(struct fixture *f, const char *id, const ch
     f->commands[f->command_count++] = c;
     aggregates_admit(f->aggregates, c, f->moment);
     return c;
+}
+
+static struct admitted *send_command(struct fixture *f, const char *id, const char *aggregate,
+                                     const char *type)
+{
+    return send_typed(f, "counter", id, aggregate, type);
 }
 
 static void flush(struct fixture *f)
@@ -433,6 +491,135 @@ static void without_a_handler_the_command_fails_at_once(void **state)
     assert_status(answer_to(f, c)->status, STATUS_NO_HANDLER);
 }
 
+static void tally_up(struct fixture *f, int from, int to)
+{
+    static char ids[64][16];
+
+    for (int i = from; i < to; i++) {
+        snprintf(ids[i], sizeof ids[i], "c%d", i);
+        (void)send_typed(f, "tally", ids[i], "T", "Add");
+    }
+    commit_all(f);
+    store_all(f);
+}
+
+static size_t snapshots_stored(struct fixture *f, uint64_t *newest)
+{
+    struct store_key from = key_partition_begin(3);
+    struct store_key to = key_partition_end(3);
+    struct store_cursor *cursor =
+        store_cursor_new(f->store, STORE_SNAPSHOTS, key_bytes(&from), key_bytes(&to), false);
+    struct bytes key, value;
+    struct fault fault;
+    size_t count = 0;
+
+    while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK) {
+        *newest = key_last_number(key);
+        count++;
+    }
+    store_cursor_free(cursor);
+    return count;
+}
+
+static void a_modules_snapshot_spares_the_next_owner_the_events_before_it(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t newest = 0;
+
+    unreadable = false;
+    tally_up(f, 0, 25);
+    assert_int_equal(snapshots_stored(f, &newest), 1); /* the one at 10 was replaced */
+    assert_int_equal(newest, 20);
+    aggregates_disown(f->aggregates);
+    aggregates_own(f->aggregates, &f->applied);
+    evolved = 0;
+    tally_up(f, 25, 26);
+    assert_int_equal(evolved, 5 + 1); /* 20 to 24 on load, then its own */
+    assert_int_equal(answer_to(f, f->commands[25])->first_sequence, 25);
+}
+
+static void a_snapshot_that_cant_be_read_costs_only_time(void **state)
+{
+    struct fixture *f = *state;
+
+    tally_up(f, 0, 12);
+    aggregates_disown(f->aggregates);
+    aggregates_own(f->aggregates, &f->applied);
+    unreadable = true;
+    evolved = 0;
+    tally_up(f, 12, 13);
+    unreadable = false;
+    assert_int_equal(evolved, 12 + 1);
+    assert_int_equal(answer_to(f, f->commands[12])->first_sequence, 12);
+}
+
+static void a_snapshot_goes_with_the_events_it_includes(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t newest = 0;
+
+    unreadable = false;
+    tally_up(f, 0, 8);
+    f->submit_status = STATUS_NOT_OWNER;
+    for (int i = 0; i < 4; i++)
+        (void)send_typed(f, "tally", i == 0 ? "x0" : i == 1 ? "x1" : i == 2 ? "x2" : "x3", "T",
+                         "Add");
+    flush(f); /* 12 events and a snapshot at 10: void */
+    f->submit_status = STATUS_OK;
+    tally_up(f, 8, 9);
+    assert_int_equal(snapshots_stored(f, &newest), 0);
+    assert_int_equal(answer_to(f, f->commands[f->command_count - 1])->first_sequence, 8);
+    tally_up(f, 9, 11);
+    assert_int_equal(snapshots_stored(f, &newest), 1);
+    assert_int_equal(newest, 10);
+}
+
+static void a_workers_snapshot_reaches_the_next_worker(void **state)
+{
+    struct fixture *f = *state;
+    struct new_event added = {.type = BYTES_LITERAL("Added")};
+    struct execution_result result = {
+        .events = &added,
+        .event_count = 1,
+        .snapshot = {true, BYTES_NONE, BYTES_NONE, 1, {PAYLOAD_JSON, BYTES_LITERAL("saved-1")}},
+    };
+    uint64_t newest = 0;
+
+    f->no_module = true;
+    f->worker = 11;
+    (void)send_command(f, "c1", "A", "Add");
+    aggregates_executed(f->aggregates, f->execution, 11, &result, f->moment);
+    commit_all(f);
+    store_all(f);
+    assert_int_equal(snapshots_stored(f, &newest), 1);
+    f->worker = 12; /* another one, that has nothing */
+    (void)send_command(f, "c2", "A", "Add");
+    assert_non_null(memmem(f->executed.data, f->executed.len, "saved-1", 7));
+    assert_null(memmem(f->executed.data, f->executed.len, "Added", 5));
+}
+
+static void a_snapshot_of_events_that_arent_there_breaks_the_contract(void **state)
+{
+    struct fixture *f = *state;
+    struct new_event added = {.type = BYTES_LITERAL("Added")};
+    struct execution_result result = {
+        .events = &added,
+        .event_count = 1,
+        .snapshot = {true, BYTES_NONE, BYTES_NONE, 2, {PAYLOAD_JSON, BYTES_LITERAL("saved-2")}},
+    };
+    struct admitted *c;
+    uint64_t newest;
+
+    f->no_module = true;
+    f->worker = 11;
+    c = send_command(f, "c1", "A", "Add");
+    aggregates_executed(f->aggregates, f->execution, 11, &result, f->moment);
+    commit_all(f);
+    assert_string_equal(answer_to(f, c)->reason, "HANDLER_BROKE_CONTRACT");
+    assert_int_equal(snapshots_stored(f, &newest), 0);
+    assert_int_equal(f->applied.next_position, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -451,6 +638,11 @@ int main(void)
         TEST(a_dead_workers_command_runs_again_elsewhere),
         TEST(a_silent_worker_costs_one_command_its_deadline),
         TEST(without_a_handler_the_command_fails_at_once),
+        TEST(a_modules_snapshot_spares_the_next_owner_the_events_before_it),
+        TEST(a_snapshot_that_cant_be_read_costs_only_time),
+        TEST(a_snapshot_goes_with_the_events_it_includes),
+        TEST(a_workers_snapshot_reaches_the_next_worker),
+        TEST(a_snapshot_of_events_that_arent_there_breaks_the_contract),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

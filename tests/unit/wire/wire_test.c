@@ -51,20 +51,27 @@ static void a_log_batch_with_a_long_event_comes_back_as_it_was(void **state)
     };
     struct buffer packed = {0};
     struct arena arena = {0};
-    struct command_record *records;
-    size_t count;
+    struct snapshot snapshot = {true, BYTES_LITERAL("aircraft"), BYTES_LITERAL("N1"), 7,
+                                {PAYLOAD_DATA, BYTES_LITERAL("\0s")}};
+    struct log_batch batch;
     struct fault fault;
 
     (void)state;
     memset(big, 0xAB, sizeof big);
     for (int i = 0; i < 3; i++)
         wire_log_batch_add(&packed, &outcome, events, 2);
-    assert_ok(wire_log_batch_decode(buffer_bytes(&packed), &arena, &records, &count, &fault));
-    assert_int_equal(count, 3);
-    assert_bytes(records[2].packed_events[0], events[0]);
-    assert_bytes(records[2].packed_events[1], events[1]);
-    assert_true(records[2].outcome.fingerprint == outcome.fingerprint);
-    assert_bytes(records[2].outcome.reply.payload.content, BYTES_LITERAL("\0\1"));
+    wire_log_batch_add_snapshot(&packed, &snapshot, 3);
+    assert_ok(wire_log_batch_decode(buffer_bytes(&packed), &arena, &batch, &fault));
+    assert_int_equal(batch.command_count, 3);
+    assert_int_equal(batch.snapshot_count, 1);
+    assert_int_equal(batch.snapshots[0].replaces, 3);
+    assert_int_equal(batch.snapshots[0].snapshot.sequence, 7);
+    assert_bytes(batch.snapshots[0].snapshot.aggregate_id, snapshot.aggregate_id);
+    assert_bytes(batch.snapshots[0].snapshot.payload.content, snapshot.payload.content);
+    assert_bytes(batch.commands[2].packed_events[0], events[0]);
+    assert_bytes(batch.commands[2].packed_events[1], events[1]);
+    assert_true(batch.commands[2].outcome.fingerprint == outcome.fingerprint);
+    assert_bytes(batch.commands[2].outcome.reply.payload.content, BYTES_LITERAL("\0\1"));
     buffer_release(&packed);
     arena_release(&arena);
 }

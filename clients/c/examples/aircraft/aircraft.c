@@ -137,6 +137,44 @@ static size_t size(const void *state)
     return sizeof(struct aircraft);
 }
 
+/* The same text as the Python worker's, so that either goes on from the other's. */
+static size_t encode(const void *state, uint8_t *out, size_t room)
+{
+    const struct aircraft *a = state;
+    json_t *object = json_pack("{s:b, s:s, s:s, s:I}", "in_the_air", a->in_the_air, "flight",
+                               a->flight, "last_at", a->last_at, "flights",
+                               (json_int_t)a->flights);
+    size_t len = object == NULL ? 0 : json_dumpb(object, (char *)out, room, JSON_COMPACT);
+
+    json_decref(object);
+    return len;
+}
+
+static void *decode(struct cairn_bytes aggregate_id, struct cairn_bytes snapshot)
+{
+    json_t *object = json_loadb((const char *)snapshot.data, snapshot.len, 0, NULL);
+    struct aircraft *a = create(aggregate_id);
+    int in_the_air;
+    json_int_t flights;
+    const char *flight;
+    const char *last_at;
+    bool sound = a != NULL && object != NULL &&
+                 json_unpack(object, "{s:b, s:s, s:s, s:I}", "in_the_air", &in_the_air, "flight",
+                             &flight, "last_at", &last_at, "flights", &flights) == 0 &&
+                 strlen(flight) < sizeof a->flight && strlen(last_at) < sizeof a->last_at;
+
+    if (sound) {
+        a->in_the_air = in_the_air != 0;
+        a->flights = (unsigned long)flights;
+        strcpy(a->flight, flight);
+        strcpy(a->last_at, last_at);
+    } else {
+        free(a);
+    }
+    json_decref(object);
+    return sound ? a : NULL;
+}
+
 static const struct cairn_aggregate_type aircraft = {
     .name = "aircraft",
     .commands = (const char *const[]){"Schedule", "Depart", "Arrive", "Cancel", NULL},
@@ -145,6 +183,8 @@ static const struct cairn_aggregate_type aircraft = {
     .decide = decide,
     .evolve = evolve,
     .size = size,
+    .encode = encode,
+    .decode = decode,
 };
 
 const struct cairn_module *cairn_module(void)

@@ -136,6 +136,9 @@ class Decider(Protocol, Generic[S]):
 
     `decide` gives events, and a Reply anywhere among them if the caller should get one; it raises
     Reject to refuse.
+
+    A decider may save its state: with `snapshot_every` events between two snapshots,
+    `to_snapshot(state)` giving a payload and `from_snapshot(aggregate_id, payload)` reading it.
     """
 
     aggregate_type: str

@@ -16,7 +16,8 @@ import grpc
 import grpc.aio
 
 from .client import OPTIONS
-from .model import Command, Decider, Event, NewEvent, Reject, Reply, write_payload
+from .model import (Command, Decider, Event, NewEvent, Reject, Reply, read_payload,
+                    write_payload)
 from .v1 import command_pb2, command_pb2_grpc, event_pb2, event_pb2_grpc
 
 log = logging.getLogger("cairn.worker")
@@ -27,11 +28,12 @@ CACHE_AGGREGATES = 100_000
 class _Copy:
     """An aggregate as one node has shown it."""
 
-    __slots__ = ("state", "sequence")
+    __slots__ = ("state", "sequence", "snapshot_sequence")
 
-    def __init__(self, state: Any):
+    def __init__(self, state: Any, sequence: int = 0):
         self.state = state
-        self.sequence = 0
+        self.sequence = sequence
+        self.snapshot_sequence = sequence
 
 
 class Worker:
@@ -132,13 +134,19 @@ class _Session:
     async def _bring_up(self, execute: command_pb2.Execute) -> _Copy | None:
         aggregate_id = execute.command.aggregate_id
         copy = self._copies.get(aggregate_id)
-        if execute.events_from == 0:
+        if execute.HasField("snapshot"):
+            copy = self._from_snapshot(aggregate_id, execute.snapshot)
+        elif execute.events_from == 0:
             copy = _Copy(self._decider.initial(aggregate_id))
-        if copy is None or copy.sequence != execute.events_from:
+        if copy is None:
             self._copies.pop(aggregate_id, None)
             return None
-        for message in execute.events:
-            self._take(copy, message)
+        if copy.sequence == execute.events_from:
+            for message in execute.events:
+                self._take(copy, message)
+        elif not execute.HasField("snapshot"):
+            self._copies.pop(aggregate_id, None)
+            return None
         if copy.sequence < execute.sequence:  # more than fits into one message
             request = event_pb2.ReadAggregateRequest(aggregate_id=aggregate_id,
                                                      from_sequence=copy.sequence)
@@ -153,6 +161,22 @@ class _Session:
         if len(self._copies) > CACHE_AGGREGATES:
             self._copies.popitem(last=False)
         return copy
+
+    def _from_snapshot(self, aggregate_id: str, snapshot: event_pb2.Snapshot) -> _Copy:
+        """From the beginning when the decider can't read it: that costs time, not truth."""
+        read = getattr(self._decider, "from_snapshot", None)
+        if read is not None:
+            try:
+                return _Copy(read(aggregate_id, read_payload(snapshot)), snapshot.sequence)
+            except Exception:
+                log.warning("snapshot of %s can't be read", aggregate_id, exc_info=True)
+        return _Copy(self._decider.initial(aggregate_id))
+
+    def _snapshot(self, copy: _Copy, result: command_pb2.ExecutionResult) -> None:
+        every = getattr(self._decider, "snapshot_every", 0)
+        if every > 0 and copy.sequence - copy.snapshot_sequence >= every:
+            write_payload(result.snapshot, self._decider.to_snapshot(copy.state))
+            result.snapshot.sequence = copy.snapshot_sequence = copy.sequence
 
     def _take(self, copy: _Copy, message: event_pb2.Event) -> None:
         if message.sequence != copy.sequence:
@@ -177,3 +201,4 @@ class _Session:
                 copy.sequence += 1
             else:
                 raise TypeError(f"decide() gave {type(item).__name__}, not NewEvent or Reply")
+        self._snapshot(copy, result)

@@ -1,0 +1,105 @@
+/*
+ * Snapshots: the saved state of an aggregate, so that loading it takes what the snapshot and the
+ * events behind it take. They travel in the log behind the events that they include, so every
+ * replica has the same ones, and one that replaces another deletes it in the same batch.
+ */
+#include "parts.h"
+
+/* The open entry carries it: it is thrown away with the events that it includes. */
+static void add_to_entry(struct aggregates *all, struct aggregate *a, uint64_t sequence,
+                         struct payload payload)
+{
+    struct snapshot snapshot = {
+        .aggregate_type = a->type,
+        .aggregate_id = a->id,
+        .sequence = sequence,
+        .payload = payload,
+    };
+
+    wire_log_batch_add_snapshot(&all->open, &snapshot, a->snapshot_sequence);
+    a->snapshot_sequence = sequence;
+}
+
+void snapshot_by_module(struct aggregates *all, struct aggregate *a)
+{
+    const struct cairn_aggregate_type *module = a->module;
+    uint64_t every = all->settings.snapshot_every;
+    uint8_t *bytes;
+    size_t len;
+
+    if (a->state == NULL || module->encode == NULL || module->decode == NULL || every == 0 ||
+        a->sequence < a->snapshot_tried + every)
+        return;
+    a->snapshot_tried = a->sequence;
+    len = module->encode(a->state, NULL, 0);
+    if (len == 0 || len > all->settings.payload_bytes_max)
+        return; /* too big to be worth it: the next try is as far away as a good one */
+    bytes = memory_take(len);
+    if (module->encode(a->state, bytes, len) == len)
+        add_to_entry(all, a, a->sequence, (struct payload){PAYLOAD_DATA, {bytes, len}});
+    free(bytes);
+}
+
+void snapshot_by_worker(struct aggregates *all, struct aggregate *a,
+                        const struct snapshot *snapshot)
+{
+    if (snapshot->present && snapshot->sequence > a->snapshot_sequence)
+        add_to_entry(all, a, snapshot->sequence, snapshot->payload);
+}
+
+enum status snapshot_check(const struct snapshot *snapshot, uint64_t sequence,
+                           uint32_t payload_max, struct fault *fault)
+{
+    if (!snapshot->present)
+        return STATUS_OK;
+    if (snapshot->sequence == 0 || snapshot->sequence > sequence)
+        return fault_set(fault, STATUS_FAILED, "HANDLER_BROKE_CONTRACT",
+                         "the handler's snapshot is at sequence %llu; the aggregate has %llu "
+                         "events",
+                         (unsigned long long)snapshot->sequence, (unsigned long long)sequence);
+    if (snapshot->payload.kind == PAYLOAD_NONE || snapshot->payload.content.len > payload_max)
+        return fault_set(fault, STATUS_FAILED, "HANDLER_BROKE_CONTRACT",
+                         "the handler's snapshot has %zu bytes; 1 to %u are allowed",
+                         snapshot->payload.content.len, payload_max);
+    return STATUS_OK;
+}
+
+enum status snapshot_find(struct aggregates *all, const struct aggregate *a, struct arena *arena,
+                          struct bytes *packed, struct snapshot *snapshot, struct fault *fault)
+{
+    struct store_key first = key_event(all->settings.partition, a->id, 0);
+    struct store_key end = key_event_end(all->settings.partition, a->id);
+    struct store_cursor *cursor = store_cursor_new(all->store, STORE_SNAPSHOTS, key_bytes(&first),
+                                                   key_bytes(&end), true);
+    struct bytes key;
+    struct bytes value;
+    enum status status = store_cursor_next(cursor, &key, &value, fault);
+
+    *snapshot = (struct snapshot){.present = false};
+    *packed = BYTES_NONE;
+    if (status == STATUS_OK) {
+        *packed = arena_copy(arena, value);
+        status = wire_snapshot_decode(*packed, arena, snapshot, fault);
+    }
+    store_cursor_free(cursor);
+    if (status == STATUS_OK && snapshot->sequence > a->sequence)
+        return fault_set(fault, STATUS_DAMAGED, "EVENT_MISSING",
+                         "aggregate %.*s has a snapshot of %llu events, but %llu events",
+                         (int)a->id.len, (const char *)a->id.data,
+                         (unsigned long long)snapshot->sequence, (unsigned long long)a->sequence);
+    return status == STATUS_NOT_FOUND ? STATUS_OK : status;
+}
+
+void snapshot_put(struct aggregates *all, const struct snapshot_record *record,
+                  struct store_batch *batch)
+{
+    const struct snapshot *snapshot = &record->snapshot;
+    struct store_key key =
+        key_event(all->settings.partition, snapshot->aggregate_id, snapshot->sequence);
+
+    store_batch_put(batch, STORE_SNAPSHOTS, key_bytes(&key), record->packed);
+    if (record->replaces == 0)
+        return;
+    key = key_event(all->settings.partition, snapshot->aggregate_id, record->replaces);
+    store_batch_delete(batch, STORE_SNAPSHOTS, key_bytes(&key));
+}
