@@ -2,6 +2,14 @@
 #include "faults.h"
 #include "node.h"
 
+/* Where the command was decided, when that wasn't here. */
+static struct bytes owner_hint(struct request *r, char *out, size_t room)
+{
+    if (r->target == 0 || !control_member_address(r->node->control, r->target, out, room))
+        return BYTES_NONE;
+    return bytes_of(out);
+}
+
 /* ---- unary: Dispatch and Append ---- */
 
 static void finish_call(struct request *r, const struct outcome *outcome,
@@ -9,6 +17,7 @@ static void finish_call(struct request *r, const struct outcome *outcome,
 {
     struct fault rejected;
     struct buffer out = {0};
+    char owner[ADDRESS_BYTES_MAX + 1];
 
     if (outcome != NULL && outcome->rejection.present) {
         fault_from_rejection(&rejected, &outcome->rejection);
@@ -19,9 +28,9 @@ static void finish_call(struct request *r, const struct outcome *outcome,
         return;
     }
     if (r->admitted.command.kind == COMMAND_APPEND)
-        wire_append_response(&out, outcome);
+        wire_append_response(&out, outcome, owner_hint(r, owner, sizeof owner));
     else
-        wire_dispatch_response(&out, outcome);
+        wire_dispatch_response(&out, outcome, owner_hint(r, owner, sizeof owner));
     rpc_call_reply(r->call, buffer_bytes(&out));
     buffer_release(&out);
 }
@@ -81,7 +90,8 @@ static void opened(void *context, struct rpc_stream *stream)
 }
 
 static void send_result(struct dispatch_session *session, struct bytes command_id,
-                        const struct outcome *outcome, const struct fault *fault)
+                        const struct outcome *outcome, struct bytes owner,
+                        const struct fault *fault)
 {
     struct buffer out = {0};
     struct fault rejected;
@@ -91,7 +101,7 @@ static void send_result(struct dispatch_session *session, struct bytes command_i
         fault = &rejected;
         outcome = NULL;
     }
-    wire_dispatch_stream_response(&out, command_id, outcome, fault,
+    wire_dispatch_stream_response(&out, command_id, outcome, owner, fault,
                                   fault == NULL ? 0 : fault_code(fault));
     rpc_stream_send(session->stream, buffer_bytes(&out));
     buffer_release(&out);
@@ -107,8 +117,10 @@ static void finish_in_stream(struct request *r, const struct outcome *outcome,
                              const struct fault *fault)
 {
     struct dispatch_session *session = r->session;
+    char owner[ADDRESS_BYTES_MAX + 1];
 
-    send_result(session, r->admitted.command.id, outcome, fault);
+    send_result(session, r->admitted.command.id, outcome, owner_hint(r, owner, sizeof owner),
+                fault);
     if (atomic_fetch_sub(&session->outstanding, 1) == OUTSTANDING_MAX / 2 &&
         atomic_exchange(&session->paused, false))
         rpc_stream_pause(session->stream, false);
@@ -146,13 +158,13 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
         }
         status = request_start(r, BYTES_NONE, COMMAND_DISPATCH, deadline, &fault);
         if (status != STATUS_OK) {
-            send_result(session, id, NULL, &fault);
+            send_result(session, id, NULL, BYTES_NONE, &fault);
             atomic_fetch_sub(&session->outstanding, 1);
             session_drop(session);
         }
         arena_release(&id_arena);
     } else {
-        send_result(session, BYTES_NONE, NULL, &fault);
+        send_result(session, BYTES_NONE, NULL, BYTES_NONE, &fault);
         request_free(r);
     }
 }

@@ -11,6 +11,7 @@ struct slot {
     const struct replica_set *set;
     struct partition *partition;
     struct aggregates *aggregates;
+    struct system_state *system; /* of the system partition's slot only */
     uint64_t owned_since;
     uint64_t transfer_after;
     bool touched; /* in this turn: flush its aggregates */

@@ -127,6 +127,7 @@ static void route(struct shard *shard, struct request *r)
 
     if (slot->partition != NULL && partition_is_owner(slot->partition)) {
         r->state = REQUEST_ADMITTED;
+        r->target = 0;
         slot->touched = true;
         aggregates_admit(slot->aggregates, &r->admitted, shard->moment);
         return;

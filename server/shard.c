@@ -82,6 +82,12 @@ static void effect_apply(void *context, struct partition *partition, uint64_t in
     struct fault fault;
 
     (void)partition;
+    if (slot->system != NULL) {
+        if (system_committed(slot->system, payload, batch, &fault) != STATUS_OK)
+            node_fail(slot->shard->node, &fault);
+        atomic_store(&slot->shard->node->metrics.placement_version, system_version(slot->system));
+        return;
+    }
     if (aggregates_committed(slot->aggregates, index, payload, applied, batch, &fault) !=
         STATUS_OK)
         node_fail(slot->shard->node, &fault);
@@ -93,6 +99,8 @@ static void effect_ownership(void *context, struct partition *partition, bool ow
     struct shard *shard = slot->shard;
     struct partition_view view = partition_view(partition);
 
+    if (slot->system != NULL)
+        system_ownership(slot->system, owner);
     if (owner) {
         METRIC_ADD(shard->node, ownership_gained, 1);
         slot->owned_since = shard->moment.now_ms;
@@ -146,6 +154,13 @@ static enum status effect_submit(void *context, struct blob *payload, uint64_t *
     struct slot *slot = context;
 
     return partition_submit(slot->partition, payload, &slot->shard->turn, index);
+}
+
+static enum status effect_submit_placement(void *context, struct blob *payload)
+{
+    uint64_t index;
+
+    return effect_submit(context, payload, &index);
 }
 
 static void effect_answer(void *context, struct admitted *command, const struct outcome *outcome,
@@ -204,6 +219,22 @@ static bool holds(const struct replica_set *set, uint64_t node_id)
     return false;
 }
 
+/* From what the store holds: at the start, and when its range came from another replica. */
+static enum status open_system(struct slot *slot, struct fault *fault)
+{
+    struct node *node = slot->shard->node;
+    struct system_settings settings = {(uint16_t)slot->id, atomic_load(&node->founding)};
+    struct system_effects effects = {slot, effect_submit_placement};
+    enum status status;
+
+    system_free(slot->system);
+    slot->system = NULL;
+    status = system_new(&slot->system, &settings, &effects, node->store, fault);
+    if (status == STATUS_OK)
+        atomic_store(&node->metrics.placement_version, system_version(slot->system));
+    return status;
+}
+
 static enum status open_slot(struct shard *shard, struct slot *slot, struct fault *fault)
 {
     struct node *node = shard->node;
@@ -231,6 +262,8 @@ static enum status open_slot(struct shard *shard, struct slot *slot, struct faul
         effect_pick_worker, effect_execute, effect_stored_index, effect_applied_index,
     };
 
+    if (slot->id == node_partition_count(node) && open_system(slot, fault) != STATUS_OK)
+        return fault->status;
     slot->aggregates = aggregates_new(&aggregate_settings, &aggregate_effects, node->store);
     return partition_new(&slot->partition, &settings, &effects, node->store, &shard->turn, fault);
 }
@@ -396,7 +429,13 @@ static void take_letter(struct shard *shard, struct letter *letter)
         const struct installed_letter *installed = (struct installed_letter *)letter;
         struct slot *slot = slot_of(shard, installed->partition);
 
+        struct fault fault;
+
         METRIC_ADD(shard->node, ranges_installed, 1);
+        if (slot->system != NULL && open_system(slot, &fault) != STATUS_OK) {
+            node_fail(shard->node, &fault);
+            break;
+        }
         partition_installed(slot->partition, &installed->applied, &shard->turn);
         break;
     }
@@ -512,6 +551,8 @@ static void tick(struct shard *shard)
         if (slot->partition == NULL)
             continue;
         partition_tick(slot->partition, &shard->turn);
+        if (slot->system != NULL)
+            system_tick(slot->system);
         note_leaders(shard, slot);
         if (aggregates_view(slot->aggregates).waiting > 0 ||
             aggregates_view(slot->aggregates).executing > 0) {
@@ -691,6 +732,7 @@ void shard_free(struct shard *shard)
     shard_drop_letters(shard);
     for (size_t i = 0; i < shard->slot_count; i++) {
         aggregates_free(shard->slots[i].aggregates);
+        system_free(shard->slots[i].system);
         partition_free(shard->slots[i].partition);
     }
     reads_release(shard);

@@ -10,6 +10,7 @@
 #define CAIRN_CLUSTER_H
 
 #include "base/base.h"
+#include "store/store.h"
 #include "wire/wire.h"
 
 /* ---- membership ---- */
@@ -108,6 +109,35 @@ void founding_tick(struct founding_process *process, const struct member_state *
  */
 const char *hello_refusal(const struct hello *hello, const struct founding *own,
                           uint64_t own_node_id, char *text, size_t room);
+
+/* ---- the system partition ---- */
+
+struct system_state;
+
+struct system_settings {
+    uint16_t partition;
+    const struct founding *founding; /* outlives the state */
+};
+
+struct system_effects {
+    void *context;
+    /* Append to the system partition's log. Takes the blob. */
+    enum status (*submit)(void *context, struct blob *payload);
+};
+
+/* DAMAGED when the stored placement is of another cluster. */
+MUST_USE enum status system_new(struct system_state **out, const struct system_settings *settings,
+                                const struct system_effects *effects, struct store *store,
+                                struct fault *fault);
+void system_free(struct system_state *state);
+void system_ownership(struct system_state *state, bool owned);
+/* What the owner has to do now. */
+void system_tick(struct system_state *state);
+/* On every replica, in log order. */
+MUST_USE enum status system_committed(struct system_state *state, struct bytes payload,
+                                      struct store_batch *batch, struct fault *fault);
+/* Of the newest placement applied here; 0 before the first. */
+uint64_t system_version(const struct system_state *state);
 
 /* ---- placement ---- */
 

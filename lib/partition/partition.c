@@ -488,19 +488,26 @@ void partition_tick(struct partition *p, const struct turn *turn)
 
 /*
  * libraft demotes every follower that it hasn't heard from between two of a leader's timeouts, and
- * then sends it new entries with heartbeats only. So a leader's timeouts come a whole heartbeat
+ * then sends it new entries with heartbeats only. So a leader's timeouts come about a whole heartbeat
  * apart, and each sends to all followers, because for libraft (see partition_new) the interval is
- * short.
+ * short. They fall on multiples of the interval, so that the heartbeats of all partitions that this
+ * node leads share frames.
  */
+static uint64_t next_heartbeat(const struct partition *p)
+{
+    uint64_t interval = p->settings.heartbeat_ms;
+    uint64_t due = (p->ticked_ms / interval + 1) * interval;
+
+    return due - p->ticked_ms < interval * 2 / 3 ? due + interval : due;
+}
+
 uint64_t partition_deadline(const struct partition *p)
 {
     uint64_t due = raft_timeout(&p->raft);
 
     if (p->failed)
         return UINT64_MAX;
-    if (p->leading_term != 0 && due < p->ticked_ms + p->settings.heartbeat_ms)
-        due = p->ticked_ms + p->settings.heartbeat_ms;
-    return due;
+    return p->leading_term != 0 && due < next_heartbeat(p) ? next_heartbeat(p) : due;
 }
 
 /* ---- checkpoints ---- */

@@ -169,7 +169,7 @@ void put_token(struct buffer *out, unsigned field, const struct outcome *outcome
     put_bytes(out, field, (struct bytes){(uint8_t *)token, len});
 }
 
-static void put_result(struct buffer *out, const struct outcome *outcome)
+static void put_result(struct buffer *out, const struct outcome *outcome, struct bytes owner)
 {
     put_bytes(out, 1, outcome->command_id);
     put_reply(out, 2, &outcome->reply);
@@ -177,23 +177,24 @@ static void put_result(struct buffer *out, const struct outcome *outcome)
     put_u64(out, 4, outcome->event_count);
     put_u64(out, 5, outcome->partition);
     put_token(out, 6, outcome);
+    put_bytes(out, 7, owner);
 }
 
-void wire_dispatch_response(struct buffer *out, const struct outcome *outcome)
+void wire_dispatch_response(struct buffer *out, const struct outcome *outcome, struct bytes owner)
 {
-    put_result(out, outcome);
+    put_result(out, outcome, owner);
 }
 
 void wire_dispatch_stream_response(struct buffer *out, struct bytes command_id,
-                                   const struct outcome *outcome, const struct fault *fault,
-                                   int grpc_code)
+                                   const struct outcome *outcome, struct bytes owner,
+                                   const struct fault *fault, int grpc_code)
 {
     size_t begun;
 
     put_bytes(out, 1, command_id);
     if (outcome != NULL) {
         begun = put_begin(out, 2);
-        put_result(out, outcome);
+        put_result(out, outcome, owner);
     } else {
         begun = put_begin(out, 3);
         wire_fault_pack(out, fault, grpc_code);

@@ -26,13 +26,14 @@ enum status wire_append_decode(struct bytes packed, struct arena *arena, struct 
     return STATUS_OK;
 }
 
-void wire_append_response(struct buffer *out, const struct outcome *outcome)
+void wire_append_response(struct buffer *out, const struct outcome *outcome, struct bytes owner)
 {
     put_bytes(out, 1, outcome->command_id);
     put_u64(out, 2, outcome->first_sequence);
     put_u64(out, 3, outcome->event_count);
     put_u64(out, 4, outcome->partition);
     put_token(out, 5, outcome);
+    put_bytes(out, 6, owner);
 }
 
 enum status wire_read_decode(struct bytes packed, struct arena *arena,

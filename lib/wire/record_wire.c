@@ -309,3 +309,28 @@ enum status wire_founding_decode(struct bytes packed, struct arena *arena,
 
     return message == NULL ? STATUS_INVALID : founding_from(founding, arena, message, fault);
 }
+
+void wire_placement_pack(struct buffer *out, const struct placement *placement)
+{
+    size_t begun;
+
+    put_u64(out, 1, placement->version);
+    begun = put_begin(out, 2);
+    wire_founding_pack(out, &placement->record);
+    put_end(out, begun);
+}
+
+enum status wire_placement_decode(struct bytes packed, struct arena *arena,
+                                  struct placement *placement, struct fault *fault)
+{
+    Cairn__Store__V1__Placement *message = wire_unpack(
+        &cairn__store__v1__placement__descriptor, packed, arena, "placement", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    if (message->version == 0 || message->record == NULL)
+        return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                         "a placement has no version or no record");
+    placement->version = message->version;
+    return founding_from(&placement->record, arena, message->record, fault);
+}

@@ -113,11 +113,12 @@ MUST_USE enum status command_check(struct command *command, uint32_t payload_max
                                    struct fault *fault);
 MUST_USE enum status new_event_check(const struct new_event *event, uint32_t payload_max,
                                      struct fault *fault);
-void wire_dispatch_response(struct buffer *out, const struct outcome *outcome);
-void wire_append_response(struct buffer *out, const struct outcome *outcome);
+/* `owner` is the hint, empty when the asked node is the owner. */
+void wire_dispatch_response(struct buffer *out, const struct outcome *outcome, struct bytes owner);
+void wire_append_response(struct buffer *out, const struct outcome *outcome, struct bytes owner);
 void wire_dispatch_stream_response(struct buffer *out, struct bytes command_id,
-                                   const struct outcome *outcome, const struct fault *fault,
-                                   int grpc_code);
+                                   const struct outcome *outcome, struct bytes owner,
+                                   const struct fault *fault, int grpc_code);
 
 struct read_request {
     struct bytes aggregate_id;
@@ -292,6 +293,15 @@ struct founding {
 void wire_founding_pack(struct buffer *out, const struct founding *founding);
 MUST_USE enum status wire_founding_decode(struct bytes packed, struct arena *arena,
                                           struct founding *founding, struct fault *fault);
+
+/* One version of who holds what. */
+struct placement {
+    uint64_t version;
+    struct founding record;
+};
+void wire_placement_pack(struct buffer *out, const struct placement *placement);
+MUST_USE enum status wire_placement_decode(struct bytes packed, struct arena *arena,
+                                           struct placement *placement, struct fault *fault);
 
 /* ---- topology ---- */
 

@@ -94,10 +94,26 @@ def test_three_nodes_found_one_cluster_and_share_the_partitions(three):
 
 
 @pytest.mark.sanitize
+def test_the_system_partition_keeps_the_placement(three):
+    def versions():
+        return [n.metrics()["cairn_placement_version"] for n in three.nodes]
+
+    wait_until(lambda: versions() == [1, 1, 1], 10 * SLOW, "the placement on every replica")
+    for node in three.nodes:
+        node.kill()
+        node.start()
+    for node in three.nodes:
+        node.wait_ready()
+    assert versions() == [1, 1, 1]
+
+
 def test_any_node_takes_any_command(three):
+    owner = owner_of(three, "other")
     for turn in range(3):
         for number, node in enumerate(three.nodes):
             with cairn.Client([node.endpoint]) as client:
+                assert client.dispatch(put("other")).owner in ("", owner.endpoint)
+                assert (client.dispatch(put("other")).owner == "") == (node is owner)
                 outcome = client.dispatch(put("everywhere"))
                 assert outcome.first_sequence == turn * 3 + number
                 assert len(list(client.read("everywhere"))) == turn * 3 + number + 1

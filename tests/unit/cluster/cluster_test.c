@@ -329,6 +329,96 @@ static void strangers_are_refused_with_the_reason(void **state)
     assert_non_null(strstr(hello_refusal(&hello, &own, 1, text, sizeof text), "protocol"));
 }
 
+/* ---- the system partition ---- */
+
+struct system_fixture {
+    struct store *store;
+    struct founding founding;
+    struct blob *log[8];
+    size_t submitted;
+    enum status status;
+};
+
+static enum status submit_placement(void *context, struct blob *payload)
+{
+    struct system_fixture *f = context;
+
+    if (f->status != STATUS_OK)
+        blob_drop(payload);
+    else
+        f->log[f->submitted++] = payload;
+    return f->status;
+}
+
+static struct system_state *open_system(struct system_fixture *f, const struct founding *founding,
+                                        enum status expected)
+{
+    struct system_settings settings = {4, founding};
+    struct system_effects effects = {f, submit_placement};
+    struct system_state *state = NULL;
+    struct fault fault;
+
+    assert_status(system_new(&state, &settings, &effects, f->store, &fault), expected);
+    return state;
+}
+
+static void commit(struct system_fixture *f, struct system_state *state, size_t entry)
+{
+    struct store_batch *batch = store_batch_new(f->store);
+    struct fault fault;
+
+    assert_ok(system_committed(state, (struct bytes){f->log[entry]->data, f->log[entry]->len},
+                               batch, &fault));
+    assert_ok(store_write(f->store, batch, true, &fault));
+    store_batch_free(batch);
+}
+
+static void the_first_owner_records_the_founding_once(void **state)
+{
+    struct founder founders[] = {{7, BYTES_LITERAL("n1"), BYTES_LITERAL("host:1")}};
+    struct replica_set sets[5];
+    struct system_fixture f = {
+        .founding = {.cluster_id = BYTES_LITERAL("here"), .partition_count = 4,
+                     .founders = founders, .founder_count = 1, .sets = sets, .set_count = 5},
+        .status = STATUS_NOT_OWNER,
+    };
+    struct founding foreign;
+    struct system_state *system;
+
+    (void)state;
+    placement_found(founders, 1, 4, 3, sets);
+    assert_ok(store_open_memory(&f.store));
+    system = open_system(&f, &f.founding, STATUS_OK);
+    system_tick(system);
+    assert_int_equal(f.submitted, 0); /* not the owner */
+    system_ownership(system, true);
+    system_tick(system); /* refused: tried again */
+    f.status = STATUS_OK;
+    system_tick(system);
+    system_tick(system);
+    assert_int_equal(f.submitted, 1);
+    system_ownership(system, false); /* lost before the commit; the next owner writes it too */
+    system_ownership(system, true);
+    system_tick(system);
+    assert_int_equal(f.submitted, 2);
+    commit(&f, system, 0);
+    commit(&f, system, 1);
+    assert_int_equal(system_version(system), 1);
+    system_free(system);
+    system = open_system(&f, &f.founding, STATUS_OK);
+    assert_int_equal(system_version(system), 1);
+    system_ownership(system, true);
+    system_tick(system);
+    assert_int_equal(f.submitted, 2);
+    system_free(system);
+    foreign = f.founding;
+    foreign.cluster_id = BYTES_LITERAL("elsewhere");
+    (void)open_system(&f, &foreign, STATUS_DAMAGED);
+    for (size_t i = 0; i < f.submitted; i++)
+        blob_drop(f.log[i]);
+    store_free(f.store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -340,6 +430,7 @@ int main(void)
         cmocka_unit_test(two_of_three_found_nothing),
         cmocka_unit_test(a_founder_that_dies_between_is_waited_for),
         cmocka_unit_test(strangers_are_refused_with_the_reason),
+        cmocka_unit_test(the_first_owner_records_the_founding_once),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

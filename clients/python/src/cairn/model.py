@@ -112,6 +112,8 @@ class Outcome:
     partition: int
     token: str
     reply: Reply | None = None
+    # Address of the owner when another node was asked; a hint, so it doesn't make outcomes differ.
+    owner: str = field(default="", compare=False)
 
     @staticmethod
     def from_message(message) -> Outcome:
@@ -119,7 +121,7 @@ class Outcome:
         if isinstance(message, command_pb2.DispatchResponse) and message.HasField("reply"):
             reply = Reply(message.reply.type, read_payload(message.reply))
         return Outcome(message.command_id, message.first_sequence, message.event_count,
-                       message.partition, message.token, reply)
+                       message.partition, message.token, reply, message.owner)
 
 
 class Reject(Exception):
