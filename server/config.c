@@ -47,7 +47,7 @@ static const struct setting settings[] = {
      "shared object with aggregate types; repeatable"},
     {"election-timeout", DURATION, AT(election_timeout_ms), 0, 50, 60000, "300ms",
      "silence of an owner after which its replicas elect another"},
-    {"heartbeat-interval", DURATION, AT(heartbeat_interval_ms), 0, 10, 10000, "75ms",
+    {"heartbeat-interval", DURATION, AT(heartbeat_interval_ms), 0, 10, 10000, "100ms",
      "how often an owner shows its replicas that it lives"},
     {"payload-max", SIZE, AT(payload_bytes_max), 0, 1024, DECISION_BYTES_MAX, "1MiB",
      "largest payload of one command or event"},

@@ -105,7 +105,7 @@ static void dial(struct gossip_link *link)
     struct hello hello;
 
     if (link->channel == NULL)
-        link->channel = rpc_channel_new(node->control_loop, link->address, GRPC_MESSAGE_BYTES_MAX);
+        link->channel = rpc_channel_new(node->loop, link->address, GRPC_MESSAGE_BYTES_MAX);
     link->stream =
         rpc_stream_open(link->channel, "/cairn.peer.v1.PeerService/Gossip", &events, link, 0);
     node_hello(node, &hello, 0);

@@ -23,7 +23,8 @@ struct index_wait {
     uint64_t from;
     uint64_t request_id;
     uint32_t partition;
-    uint64_t index;
+    uint64_t barrier;    /* shows that we still own it, once it is stored */
+    uint64_t read_index; /* what was committed when the read came */
     uint64_t term;
 };
 

@@ -226,8 +226,7 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
     if (status != STATUS_OK)
         return status;
     stored = load_founding(node, &arena, &founding, &status, fault);
-    if (status == STATUS_OK &&
-        (rpc_loop_new(&node->loop) != STATUS_OK || rpc_loop_new(&node->control_loop) != STATUS_OK))
+    if (status == STATUS_OK && rpc_loop_new(&node->loop) != STATUS_OK)
         status = fault_set(fault, STATUS_FAILED, "THREADS", "cannot start threads");
     if (status == STATUS_OK) {
         node->workers = workers_new(node);
@@ -323,7 +322,6 @@ static void stop(struct node *node, struct http *http)
     range_fetches_free(node->range_fetches);
     read_relays_free(node->read_relays);
     rpc_loop_free(node->loop);
-    rpc_loop_free(node->control_loop);
     storage_free(node->storage);
     for (size_t i = 0; i < node->shard_count; i++)
         shard_free(node->shards[i]);

@@ -18,7 +18,8 @@ struct range_fetch {
     struct rpc_channel *channel;
     struct rpc_stream *stream;
     uint64_t retry_ms;
-    bool begun; /* a first page is written */
+    atomic_int writing; /* pages at the storage thread */
+    bool begun;         /* a first page is written */
     bool complete;
     bool done;
 };
@@ -30,32 +31,55 @@ struct range_fetches {
     bool stopping;
 };
 
-static enum status write_pairs(struct range_fetch *fetch, const struct range_part *part,
-                               struct fault *fault)
+/* A page at the storage thread. Meanwhile its stream reads no further one. */
+struct page_write {
+    struct range_fetch *fetch;
+    struct rpc_stream *stream;
+};
+
+static void page_written(void *context, bool written)
 {
-    struct store *store = fetch->all->node->store;
-    struct store_batch *batch = store_batch_new(store);
+    struct page_write *page = context;
+
+    if (written)
+        rpc_stream_pause(page->stream, false);
+    else
+        rpc_stream_cancel(page->stream);
+    rpc_stream_drop(page->stream);
+    atomic_fetch_sub(&page->fetch->writing, 1); /* the fetch may go from here on */
+    free(page);
+}
+
+static enum status write_pairs(struct range_fetch *fetch, struct rpc_stream *stream,
+                               const struct range_part *part, struct fault *fault)
+{
+    struct node *node = fetch->all->node;
     struct store_key begin = key_partition_begin((uint16_t)fetch->partition);
     struct store_key end = key_partition_end((uint16_t)fetch->partition);
-    enum status status = STATUS_OK;
+    struct store_batch *batch;
+    struct page_write *page;
 
+    for (size_t i = 0; i < part->pair_count; i++)
+        if (part->pairs[i].key.len < begin.len ||
+            memcmp(part->pairs[i].key.data, begin.data, begin.len) != 0)
+            return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                             "a key of another partition");
+    if (part->pair_count == 0)
+        return STATUS_OK;
+    batch = storage_take_batch(node->storage);
     /* Events only grow, but a snapshot of ours may have been replaced meanwhile. */
     if (!fetch->begun)
         store_batch_delete_range(batch, STORE_SNAPSHOTS, key_bytes(&begin), key_bytes(&end));
     fetch->begun = true;
-    for (size_t i = 0; i < part->pair_count && status == STATUS_OK; i++) {
-        if (part->pairs[i].key.len < begin.len ||
-            memcmp(part->pairs[i].key.data, begin.data, begin.len) != 0)
-            status = fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
-                               "a key of another partition");
-        else
-            store_batch_put(batch, (enum store_family)part->family, part->pairs[i].key,
-                            part->pairs[i].value);
-    }
-    if (status == STATUS_OK && part->pair_count > 0)
-        status = store_write(store, batch, false, fault);
-    store_batch_free(batch);
-    return status;
+    for (size_t i = 0; i < part->pair_count; i++)
+        store_batch_put(batch, (enum store_family)part->family, part->pairs[i].key,
+                        part->pairs[i].value);
+    page = memory_take(sizeof *page);
+    *page = (struct page_write){fetch, rpc_stream_hold(stream)};
+    atomic_fetch_add(&fetch->writing, 1);
+    rpc_stream_pause(stream, true);
+    storage_write_for(node->storage, batch, page_written, page);
+    return STATUS_OK;
 }
 
 static void install(struct range_fetch *fetch, const struct applied *applied)
@@ -83,7 +107,7 @@ static void on_message(void *user, struct rpc_stream *stream, struct bytes messa
         status = fault_set(&fault, STATUS_INVALID, "MALFORMED_MESSAGE", "family %u isn't shipped",
                            part.family);
     if (status == STATUS_OK && part.refusal.len == 0)
-        status = write_pairs(fetch, &part, &fault);
+        status = write_pairs(fetch, stream, &part, &fault);
     if (status != STATUS_OK) {
         journal(JOURNAL_WARN, "range-failed", "partition %u: %s", fetch->partition, fault.message);
         rpc_stream_cancel(stream);
@@ -128,7 +152,7 @@ static void dial(struct range_fetch *fetch)
     }
     fetch->begun = false;
     rpc_channel_free(fetch->channel);
-    fetch->channel = rpc_channel_new(node->control_loop, address, GRPC_MESSAGE_BYTES_MAX);
+    fetch->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX);
     fetch->stream = rpc_stream_open(fetch->channel, "/cairn.peer.v1.PeerService/FetchRange",
                                     &events, fetch, 0);
     node_hello(node, &request.hello, owner);
@@ -164,7 +188,7 @@ void range_fetches_tick(struct range_fetches *all, uint64_t now_ms)
     while (*at != NULL) {
         struct range_fetch *fetch = *at;
 
-        if (fetch->done) {
+        if (fetch->done && atomic_load(&fetch->writing) == 0) {
             *at = fetch->next;
             rpc_channel_free(fetch->channel);
             free(fetch);
@@ -175,7 +199,7 @@ void range_fetches_tick(struct range_fetches *all, uint64_t now_ms)
     }
     for (struct range_fetch *fetch = all->first; fetch != NULL && !all->stopping;
          fetch = fetch->next)
-        if (fetch->stream == NULL && now_ms >= fetch->retry_ms && running < FETCHES_AT_ONCE) {
+        if (fetch->stream == NULL && !fetch->done && now_ms >= fetch->retry_ms && running < FETCHES_AT_ONCE) {
             dial(fetch);
             running++;
         }
@@ -197,11 +221,11 @@ bool range_fetches_gone(struct range_fetches *all)
 
     pthread_mutex_lock(&all->lock);
     all->stopping = true;
-    for (struct range_fetch *fetch = all->first; fetch != NULL; fetch = fetch->next)
-        if (fetch->stream != NULL) {
+    for (struct range_fetch *fetch = all->first; fetch != NULL; fetch = fetch->next) {
+        if (fetch->stream != NULL)
             rpc_stream_cancel(fetch->stream);
-            gone = false;
-        }
+        gone = gone && fetch->stream == NULL && atomic_load(&fetch->writing) == 0;
+    }
     pthread_mutex_unlock(&all->lock);
     return gone;
 }

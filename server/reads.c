@@ -193,7 +193,11 @@ static void answer_index(struct shard *shard, const struct index_wait *wait, uin
     frame_add_read_result(outbox_for(shard, wait->from), &result);
 }
 
-/* The index is good only once our barrier is committed: a deposed owner's never is. */
+/*
+ * What was committed when the read came is what it must see; that is good only once our barrier is
+ * committed, because a deposed owner's never is. The barrier itself needs not be waited for where the
+ * read goes on: that replica heard of the commit with the barrier's own message, not a heartbeat later.
+ */
 void reads_serve_index(struct shard *shard, uint64_t from, const struct read_index *request)
 {
     struct slot *slot = slot_of(shard, request->partition);
@@ -206,8 +210,10 @@ void reads_serve_index(struct shard *shard, uint64_t from, const struct read_ind
         free(wait);
         return;
     }
+    if (slot->partition != NULL)
+        wait->read_index = partition_view(slot->partition).commit_index;
     if (slot->partition == NULL ||
-        partition_read_barrier(slot->partition, &shard->turn, &wait->index) != STATUS_OK) {
+        partition_read_barrier(slot->partition, &shard->turn, &wait->barrier) != STATUS_OK) {
         answer_index(shard, wait, 0);
         free(wait);
         return;
@@ -226,11 +232,11 @@ static void tick_index_waits(struct shard *shard)
         struct partition *partition = slot_of(shard, wait->partition)->partition;
         bool ours = partition_is_owner(partition) && partition_view(partition).term == wait->term;
 
-        if (ours && partition_stored_index(partition) < wait->index) {
+        if (ours && partition_stored_index(partition) < wait->barrier) {
             at = &wait->next;
             continue;
         }
-        answer_index(shard, wait, ours ? wait->index : 0);
+        answer_index(shard, wait, ours ? wait->read_index : 0);
         *at = wait->next;
         free(wait);
     }
@@ -247,6 +253,8 @@ void reads_take_index(struct shard *shard, const struct read_index *result)
             r->need_index = result->index;
             r->need_term = 0; /* committed already */
             r->state = READING_WAITS;
+            if (partition_stored_index(slot_of(shard, r->partition)->partition) >= r->need_index)
+                flow(shard, r);
             return;
         }
 }

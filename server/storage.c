@@ -12,6 +12,8 @@ struct write_order {
     struct shard *shard;
     struct store_batch *batch;
     uint64_t ticket;
+    void (*done)(void *context, bool written); /* instead of the shard */
+    void *context;
     bool stop;
 };
 
@@ -84,8 +86,11 @@ static bool write_orders(struct storage *storage, struct mail *first)
         struct write_order *order = CONTAINER_OF(first, struct write_order, mail);
 
         first = first->next;
+        if (order->done != NULL)
+            order->done(order->context, !atomic_load(&node->failed));
         if (!order->stop && !atomic_load(&node->failed)) {
-            report(order);
+            if (order->done == NULL)
+                report(order);
             give_back(storage, order->batch);
         } else if (!order->stop) {
             store_batch_free(order->batch);
@@ -128,6 +133,15 @@ void storage_write(struct storage *storage, struct shard *shard, struct store_ba
     struct write_order *order = memory_take(sizeof *order);
 
     *order = (struct write_order){.shard = shard, .batch = batch, .ticket = ticket};
+    mailbox_send(&storage->box, &order->mail);
+}
+
+void storage_write_for(struct storage *storage, struct store_batch *batch,
+                       void (*done)(void *context, bool written), void *context)
+{
+    struct write_order *order = memory_take(sizeof *order);
+
+    *order = (struct write_order){.batch = batch, .done = done, .context = context};
     mailbox_send(&storage->box, &order->mail);
 }
 

@@ -924,6 +924,7 @@ enum status partition_new(struct partition **out, const struct partition_setting
         return fault_set(fault, STATUS_FAILED, "PARTITION_FAILED",
                          "cannot start the consensus engine");
     }
+    p->raft.tracer = NULL; /* it would format a line for every step, into one static buffer */
     raft_seed(&p->raft, settings->seed);
     raft_set_pre_vote(&p->raft, true);
     raft_set_election_timeout(&p->raft, settings->election_ms);

@@ -119,6 +119,20 @@ def test_any_node_takes_any_command(three):
                 assert len(list(client.read("everywhere"))) == turn * 3 + number + 1
 
 
+def test_a_read_after_a_write_waits_for_no_heartbeat(three):
+    """A heartbeat comes every 100 ms; the replica that is asked must not need one."""
+    with cairn.Client(three.endpoints) as writer:
+        for node in three.nodes:
+            with cairn.Client([node.endpoint]) as reader:
+                times = []
+                for number in range(21):
+                    writer.dispatch(put(f"fresh-{number}"))
+                    started = time.monotonic()
+                    list(reader.read(f"fresh-{number}"))
+                    times.append(time.monotonic() - started)
+                assert sorted(times)[10] < 0.04 * SLOW
+
+
 def test_a_repeat_through_another_node_gets_the_recorded_outcome(three):
     command = put("once", {"n": 1})
     outcomes = []
