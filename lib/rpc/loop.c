@@ -14,6 +14,7 @@ static void *poll_queue(void *context)
 
         if (event.type == GRPC_QUEUE_SHUTDOWN)
             return NULL;
+        TAG_CAME_BACK(tag);
         tag->done(tag, event.success != 0);
     }
 }

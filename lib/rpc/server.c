@@ -92,6 +92,7 @@ static void post(struct rpc_server *server, struct method *method)
     call->tag.done = accepted;
     call->method = method;
     grpc_metadata_array_init(&call->metadata);
+    TAG_GIVEN(&call->tag);
     if (method == NULL) {
         grpc_call_details_init(&call->details);
         (void)grpc_server_request_call(server->server, &call->call, &call->details,
@@ -175,6 +176,7 @@ static void send_answer(struct rpc_call *call, grpc_op *ops, size_t n, int code)
     close->op = GRPC_OP_RECV_CLOSE_ON_SERVER;
     close->data.recv_close_on_server.cancelled = &call->cancelled;
     call->tag.done = answered;
+    TAG_GIVEN(&call->tag);
     if (grpc_call_start_batch(call->call, ops, n, &call->tag, NULL) != GRPC_CALL_OK)
         call_give_back(call);
 }
@@ -292,6 +294,7 @@ void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms)
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
+    TAG_GIVEN(&server->stopped_tag);
     grpc_server_shutdown_and_notify(server->server, server->loop->queue, &server->stopped_tag);
     pthread_mutex_lock(&server->lock);
     while (!server->stopped && code == 0)

@@ -82,6 +82,7 @@ static void start(struct rpc_stream *s, struct operation *operation, const grpc_
     grpc_call_error code;
 
     rpc_stream_hold(s);
+    TAG_GIVEN(&operation->tag);
     code = grpc_call_start_batch(s->call, ops, n, &operation->tag, NULL);
     assert(code == GRPC_CALL_OK); /* anything else is wrong use of the API */
     (void)code;

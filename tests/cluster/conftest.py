@@ -10,10 +10,6 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
 from cluster import Cluster  # noqa: E402
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "sanitize: also run with ASan and UBSan")
-
-
 @pytest.fixture
 def three():
     with Cluster(3) as cluster:

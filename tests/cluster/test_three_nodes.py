@@ -80,7 +80,6 @@ class Load:
             assert len(events) == count
 
 
-@pytest.mark.sanitize
 def test_three_nodes_found_one_cluster_and_share_the_partitions(three):
     ids = set()
     for node in three.nodes:
@@ -93,7 +92,6 @@ def test_three_nodes_found_one_cluster_and_share_the_partitions(three):
     three.wait_balanced()
 
 
-@pytest.mark.sanitize
 def test_the_system_partition_keeps_the_placement(three):
     def versions():
         return [n.metrics()["cairn_placement_version"] for n in three.nodes]
@@ -144,7 +142,6 @@ def test_a_repeat_through_another_node_gets_the_recorded_outcome(three):
         assert len(list(client.read("once"))) == 1
 
 
-@pytest.mark.sanitize
 def test_kill_9_of_an_owner_loses_nothing(three):
     with Load(three.endpoints) as load:
         load.wait_for(200)
@@ -283,7 +280,6 @@ def test_a_node_of_another_cluster_is_refused(three):
             assert len(client.topology().members) == 3
 
 
-@pytest.mark.sanitize
 def test_a_graceful_stop_leaves_nothing_behind(three):
     with cairn.Client(three.endpoints) as client:
         for number in range(50):
