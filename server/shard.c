@@ -156,6 +156,13 @@ static enum status effect_submit(void *context, struct blob *payload, uint64_t *
     return partition_submit(slot->partition, payload, &slot->shard->turn, index);
 }
 
+static enum status effect_barrier(void *context, uint64_t *index)
+{
+    struct slot *slot = context;
+
+    return partition_read_barrier(slot->partition, &slot->shard->turn, index);
+}
+
 static enum status effect_submit_placement(void *context, struct blob *payload)
 {
     uint64_t index;
@@ -258,8 +265,15 @@ static enum status open_slot(struct shard *shard, struct slot *slot, struct faul
         .cache_count = AGGREGATE_CACHE_COUNT / (node_partition_count(node) / 4 + 1),
     };
     struct aggregates_effects aggregate_effects = {
-        slot,           effect_submit,       effect_answer,       effect_module_type,
-        effect_pick_worker, effect_execute, effect_stored_index, effect_applied_index,
+        slot,
+        effect_submit,
+        effect_barrier,
+        effect_answer,
+        effect_module_type,
+        effect_pick_worker,
+        effect_execute,
+        effect_stored_index,
+        effect_applied_index,
     };
 
     if (slot->id == node_partition_count(node) && open_system(slot, fault) != STATUS_OK)

@@ -7,7 +7,9 @@
  *
  * Always true: every admitted command is answered exactly once; an aggregate's commands are
  * decided one after the other, each on the result of the one before, committed or not; when
- * ownership or a submit is lost, everything decided on it is thrown away together.
+ * ownership or a submit is lost, everything decided on it is thrown away together; a refusal is
+ * told only once it is sure that this node was the owner when it refused, because another owner
+ * may have accepted the same command.
  *
  * Thread rule: the thread of the partition.
  */
@@ -48,6 +50,8 @@ struct aggregates_effects {
     void *context;
     /* Append to the partition's log. Takes the blob. */
     enum status (*submit)(void *context, struct blob *payload, uint64_t *index);
+    /* Something that is stored only if this node still owns the partition, behind all submits. */
+    enum status (*barrier)(void *context, uint64_t *index);
     /* Exactly one of outcome and fault is there. The command is the caller's again. */
     void (*answer)(void *context, struct admitted *command, const struct outcome *outcome,
                    const struct fault *fault);

@@ -19,11 +19,14 @@ static void not_owner(struct fault *fault)
     (void)fault_set(fault, STATUS_NOT_OWNER, "NOT_OWNER", "this node doesn't own the aggregate");
 }
 
-/* Answer and forget a command that has no recorded outcome. */
+/* Forget a command that has no recorded outcome; it and its repeats get the fault. */
 static void refuse(struct aggregates *all, struct inflight *command, const struct fault *fault)
 {
-    inflight_answer(all, command, NULL, fault);
+    struct admitted *waiters = command->waiters;
+
+    command->waiters = NULL;
     inflight_free(all, command);
+    refusal_add(all, waiters, fault);
 }
 
 /* ---- waiting for the store or for workers ---- */
@@ -430,7 +433,7 @@ static void discard_open(struct aggregates *all, enum status status)
     }
 }
 
-void aggregates_flush(struct aggregates *all, struct moment moment)
+static void submit_open(struct aggregates *all)
 {
     struct blob *payload;
     struct sent_entry *entry;
@@ -461,7 +464,13 @@ void aggregates_flush(struct aggregates *all, struct moment moment)
     all->open_end = &all->open_commands;
     all->open.len = 0;
     all->open_position = all->next_position;
+}
+
+void aggregates_flush(struct aggregates *all, struct moment moment)
+{
     (void)moment;
+    submit_open(all);
+    refusals_flush(all);
 }
 
 static void put_record(struct aggregates *all, const struct command_record *record,
@@ -562,6 +571,7 @@ void aggregates_stored(struct aggregates *all, uint64_t index, struct moment mom
         command->aggregate->in_flight--;
         inflight_free(all, command);
     }
+    refusals_stored(all, index);
     run_parked(all, moment);
     cache_trim(all);
 }
@@ -626,6 +636,7 @@ void aggregates_disown(struct aggregates *all)
     disown_list(all, all->unstored);
     all->unstored = NULL;
     all->unstored_end = &all->unstored;
+    refusals_disown(all);
     all->parked = NULL;
     assert(all->known == NULL);
     cache_clear(all);
@@ -644,6 +655,8 @@ struct aggregates *aggregates_new(const struct aggregates_settings *settings,
     all->open_end = &all->open_commands;
     all->sent_end = &all->sent;
     all->unstored_end = &all->unstored;
+    all->refused_end = &all->refused;
+    all->confirming_end = &all->confirming;
     return all;
 }
 

@@ -12,7 +12,8 @@ static void refuse_reuse(struct aggregates *all, struct admitted *command)
                     "command id %.*s was used before with another aggregate, type or payload; "
                     "give every command its own id",
                     (int)command->command.id.len, (const char *)command->command.id.data);
-    all->effects.answer(all->effects.context, command, NULL, &fault);
+    command->next = NULL;
+    refusal_add(all, command, &fault);
 }
 
 static void answer_packed(struct aggregates *all, struct admitted *command, struct bytes packed)
@@ -88,16 +89,10 @@ enum status dedupe(struct aggregates *all, struct admitted *command, struct mome
 void inflight_answer(struct aggregates *all, struct inflight *inflight,
                      const struct outcome *outcome, const struct fault *fault)
 {
-    struct admitted *command = inflight->waiters;
+    struct admitted *commands = inflight->waiters;
 
     inflight->waiters = NULL;
-    while (command != NULL) {
-        struct admitted *next = command->next;
-
-        command->next = NULL;
-        all->effects.answer(all->effects.context, command, outcome, fault);
-        command = next;
-    }
+    answer_all(all, commands, outcome, fault);
 }
 
 void inflight_free(struct aggregates *all, struct inflight *inflight)

@@ -50,6 +50,14 @@ struct sent_entry {
     struct inflight *commands; /* in order of the payload */
 };
 
+/* Commands that get a fault once the barrier behind it is stored. */
+struct refusal {
+    struct refusal *next;
+    struct admitted *commands;
+    struct fault fault;
+    uint64_t index;
+};
+
 struct execution {
     UT_hash_handle hh; /* by id */
     uint64_t id;
@@ -79,6 +87,11 @@ struct aggregates {
     struct buffer open; /* the log entry under construction */
     struct inflight *open_commands;
     struct inflight **open_end;
+
+    struct refusal *refused; /* in this turn, oldest first */
+    struct refusal **refused_end;
+    struct refusal *confirming; /* wait for their barrier, oldest first */
+    struct refusal **confirming_end;
 
     struct execution *executions;
     uint64_t next_execution;
@@ -154,6 +167,17 @@ MUST_USE enum status snapshot_find(struct aggregates *all, const struct aggregat
                                    struct snapshot *snapshot, struct fault *fault);
 void snapshot_put(struct aggregates *all, const struct snapshot_record *record,
                   struct store_batch *batch);
+
+/* ---- refusal.c ---- */
+
+/* These commands get the fault: at once when it means "outcome unknown", else when it is sure. */
+void refusal_add(struct aggregates *all, struct admitted *commands, const struct fault *fault);
+/* All submits of the turn are made: ask for the barrier. */
+void refusals_flush(struct aggregates *all);
+void refusals_stored(struct aggregates *all, uint64_t index);
+void refusals_disown(struct aggregates *all);
+void answer_all(struct aggregates *all, struct admitted *commands, const struct outcome *outcome,
+                const struct fault *fault);
 
 /* ---- dedupe.c ---- */
 

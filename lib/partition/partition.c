@@ -546,8 +546,8 @@ static void maybe_checkpoint(struct partition *p, const struct turn *turn)
     if (p->installing || p->applied.index <= p->checkpoint.index ||
         p->applied.index > p->last_index)
         return;
-    if (since >= LOG_CHECKPOINT_ENTRIES)
-        take_checkpoint(p, LOG_TRAILING_ENTRIES, turn);
+    if (since >= p->settings.checkpoint_entries)
+        take_checkpoint(p, p->settings.checkpoint_entries / 4, turn);
     else if (p->bytes_since_checkpoint >= LOG_CHECKPOINT_BYTES)
         take_checkpoint(p, since / 2 < LOG_TRAILING_ENTRIES ? since / 2 : LOG_TRAILING_ENTRIES,
                         turn); /* few but long entries: keep about half of the bytes */
@@ -638,7 +638,7 @@ enum status partition_read_barrier(struct partition *p, const struct turn *turn,
 
     if (!p->owner)
         return STATUS_NOT_OWNER;
-    if (p->read_barrier_ticket != turn->ticket) {
+    if (p->read_barrier_ticket != turn->ticket || p->read_barrier_index != p->last_index) {
         status = submit(p, RAFT_BARRIER, blob_new(0), turn, &p->read_barrier_index);
         if (status == STATUS_OK)
             p->read_barrier_ticket = turn->ticket;
@@ -915,6 +915,8 @@ enum status partition_new(struct partition **out, const struct partition_setting
     enum status status;
 
     p->settings = *settings;
+    if (p->settings.checkpoint_entries == 0)
+        p->settings.checkpoint_entries = LOG_CHECKPOINT_ENTRIES;
     p->effects = *effects;
     p->store = store;
     p->held_end = &p->held;

@@ -32,6 +32,7 @@ struct partition_settings {
     size_t replica_count;
     unsigned election_ms;
     unsigned heartbeat_ms;
+    uint64_t checkpoint_entries; /* the log is trimmed after so many; 0 for limits.h */
     uint32_t seed;
 };
 
@@ -80,8 +81,8 @@ void partition_installed(struct partition *partition, const struct applied *appl
  * when ownership ends first. NOT_OWNER or EXHAUSTED otherwise. */
 MUST_USE enum status partition_submit(struct partition *partition, struct blob *payload,
                                       const struct turn *turn, uint64_t *index);
-/* A read that starts now must wait until stored_index reaches *index. Shared by the reads of one
- * turn. */
+/* A read that starts now must wait until stored_index reaches *index, which is behind everything
+ * submitted before. Shared by the reads of one turn. */
 MUST_USE enum status partition_read_barrier(struct partition *partition, const struct turn *turn,
                                             uint64_t *index);
 /* Hand leadership to another replica (0: the best one). */

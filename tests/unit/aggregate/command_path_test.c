@@ -128,6 +128,17 @@ static enum status on_submit(void *context, struct blob *payload, uint64_t *inde
     return STATUS_OK;
 }
 
+static enum status on_barrier(void *context, uint64_t *index)
+{
+    struct fixture *f = context;
+
+    if (f->submit_status != STATUS_OK)
+        return f->submit_status;
+    f->log[f->submitted] = blob_new(0);
+    *index = ++f->submitted;
+    return STATUS_OK;
+}
+
 static void on_answer(void *context, struct admitted *command, const struct outcome *outcome,
                       const struct fault *fault)
 {
@@ -200,8 +211,8 @@ static int set_up(void **state)
                                            .snapshot_every = 10,
                                            .cache_bytes = 1 << 20,
                                            .cache_count = 1000};
-    struct aggregates_effects effects = {f,          on_submit, on_answer,  on_module_type,
-                                         on_pick,    on_execute, on_stored, on_applied};
+    struct aggregates_effects effects = {f,       on_submit,  on_barrier, on_answer, on_module_type,
+                                         on_pick, on_execute, on_stored,  on_applied};
 
     f->moment = (struct moment){1000, 1700000000000};
     assert_ok(store_open_memory(&f->store));
@@ -267,6 +278,8 @@ static void commit_all(struct fixture *f)
     while (f->committed < f->submitted) {
         struct blob *payload = f->log[f->committed++];
 
+        if (payload->len == 0)
+            continue; /* a barrier */
         assert_ok(aggregates_committed(f->aggregates, f->committed,
                                        (struct bytes){payload->data, payload->len}, &f->applied,
                                        batch, &fault));
@@ -367,10 +380,12 @@ static void an_id_used_for_another_command_is_refused(void **state)
 
     (void)send_command(f, "c1", "A", "Add");
     during = send_command(f, "c1", "B", "Add");
-    assert_status(answer_to(f, during)->status, STATUS_INVALID);
     commit_all(f);
     store_all(f);
+    assert_status(answer_to(f, during)->status, STATUS_INVALID);
     after = send_command(f, "c1", "A", "Fail");
+    commit_all(f);
+    store_all(f);
     assert_status(answer_to(f, after)->status, STATUS_INVALID);
     assert_string_equal(answer_to(f, after)->reason, "COMMAND_ID_REUSED");
 }
@@ -389,9 +404,26 @@ static void an_expected_sequence_holds_or_nothing_happens(void **state)
     assert_ok(command_check(&c->command, 1000, &fault));
     f->commands[f->command_count++] = c;
     aggregates_admit(f->aggregates, c, f->moment);
-    assert_status(answer_to(f, c)->status, STATUS_CONFLICT);
+    flush(f);
+    assert_null(answer_to(f, c)); /* another owner may have taken it */
     commit_all(f);
+    store_all(f);
+    assert_status(answer_to(f, c)->status, STATUS_CONFLICT);
     assert_int_equal(f->applied.next_position, 1);
+}
+
+static void a_deposed_owner_refuses_nothing(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *confirming, *open;
+
+    f->no_module = true;
+    confirming = send_command(f, "c1", "A", "Add"); /* nobody decides it */
+    flush(f);
+    open = send_command(f, "c2", "A", "Add");
+    aggregates_disown(f->aggregates);
+    assert_status(answer_to(f, confirming)->status, STATUS_NOT_OWNER);
+    assert_status(answer_to(f, open)->status, STATUS_NOT_OWNER);
 }
 
 static void when_ownership_goes_everything_is_given_back(void **state)
@@ -488,6 +520,8 @@ static void without_a_handler_the_command_fails_at_once(void **state)
 
     f->no_module = true;
     c = send_command(f, "c1", "A", "Add");
+    commit_all(f);
+    store_all(f);
     assert_status(answer_to(f, c)->status, STATUS_NO_HANDLER);
 }
 
@@ -615,6 +649,7 @@ static void a_snapshot_of_events_that_arent_there_breaks_the_contract(void **sta
     c = send_command(f, "c1", "A", "Add");
     aggregates_executed(f->aggregates, f->execution, 11, &result, f->moment);
     commit_all(f);
+    store_all(f);
     assert_string_equal(answer_to(f, c)->reason, "HANDLER_BROKE_CONTRACT");
     assert_int_equal(snapshots_stored(f, &newest), 0);
     assert_int_equal(f->applied.next_position, 0);
@@ -632,6 +667,7 @@ int main(void)
         TEST(a_repeat_of_a_rejection_is_rejected_again),
         TEST(an_id_used_for_another_command_is_refused),
         TEST(an_expected_sequence_holds_or_nothing_happens),
+        TEST(a_deposed_owner_refuses_nothing),
         TEST(when_ownership_goes_everything_is_given_back),
         TEST(a_failed_submit_voids_what_was_decided_on_it),
         TEST(a_new_owner_continues_from_the_store),

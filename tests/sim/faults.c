@@ -1,0 +1,197 @@
+/* Which faults happen when: a list made from the seed, so that --minimize can leave some out. */
+#include "sim.h"
+
+const char *const fault_names[FAULT_KINDS] = {
+    "crash",    "power-cut", "pause",     "cut",        "one-way-cut", "loss",     "duplicates", "delay",
+    "slow-disk", "bad-disk",  "lost-disk", "clock-jump", "workers",     "transfer", "reset",
+};
+
+static const struct {
+    const char *name;
+    uint32_t kinds; /* a bit for each */
+} scenarios[] = {
+    {"all", (1U << FAULT_KINDS) - 1},
+    {"calm", 0},
+    {"crashes", 1U << FAULT_CRASH | 1U << FAULT_POWER | 1U << FAULT_PAUSE | 1U << FAULT_LOST_DISK},
+    {"network", 1U << FAULT_CUT | 1U << FAULT_ONE_WAY | 1U << FAULT_LOSS | 1U << FAULT_DUPLICATES |
+                    1U << FAULT_DELAY | 1U << FAULT_RESET},
+    {"disks", 1U << FAULT_SLOW_DISK | 1U << FAULT_BAD_DISK | 1U << FAULT_CRASH | 1U << FAULT_LOST_DISK},
+    {"clocks", 1U << FAULT_CLOCK_JUMP | 1U << FAULT_PAUSE},
+    {"workers", 1U << FAULT_WORKERS | 1U << FAULT_TRANSFER},
+    {"ownership", 1U << FAULT_TRANSFER | 1U << FAULT_CUT | 1U << FAULT_PAUSE | 1U << FAULT_CRASH},
+};
+
+bool scenario_known(const char *name)
+{
+    for (size_t i = 0; i < COUNT_OF(scenarios); i++)
+        if (strcmp(scenarios[i].name, name) == 0)
+            return true;
+    return false;
+}
+
+static uint64_t amount_of(enum fault_kind kind, struct rng *rng)
+{
+    switch (kind) {
+    case FAULT_LOSS:
+        return 10 + rng_below(rng, 300);
+    case FAULT_DUPLICATES:
+        return 10 + rng_below(rng, 500);
+    case FAULT_DELAY:
+        return 1 + rng_below(rng, rng_chance(rng, 300) ? 500 : 30);
+    case FAULT_SLOW_DISK:
+        return 1 + rng_below(rng, rng_chance(rng, 300) ? 400 : 20);
+    case FAULT_CLOCK_JUMP:
+        return 1 + rng_below(rng, 5000);
+    default:
+        return 0;
+    }
+}
+
+void faults_plan(struct world *w)
+{
+    struct rng rng = {w->seed ^ 0xFA0175};
+    uint32_t kinds = 0;
+    size_t count;
+    int lost = 0;
+
+    for (size_t i = 0; i < COUNT_OF(scenarios); i++)
+        if (strcmp(scenarios[i].name, w->scenario) == 0)
+            kinds = scenarios[i].kinds;
+    if (kinds == 0)
+        return;
+    count = 1 + rng_below(&rng, FAULTS_MAX / 2);
+    while (w->fault_count < count) {
+        struct planned_fault *f = &w->faults[w->fault_count];
+
+        do
+            f->kind = (enum fault_kind)rng_below(&rng, FAULT_KINDS);
+        while ((kinds & 1U << f->kind) == 0);
+        f->at_ms = 400 + rng_below(&rng, 7600);
+        f->length_ms = 1 + rng_below(&rng, rng_chance(&rng, 300) ? 4000 : 700);
+        f->node = (int)rng_below(&rng, (uint64_t)w->node_count);
+        f->other = (int)rng_below(&rng, (uint64_t)w->node_count);
+        f->amount = amount_of(f->kind, &rng);
+        if (f->kind == FAULT_LOST_DISK && (lost >= (w->node_count - 1) / 2 || !rng_chance(&rng, 200)))
+            continue; /* rare, and never a majority of any replica set */
+        lost += f->kind == FAULT_LOST_DISK;
+        lost = f->kind == FAULT_LOST_DISK ? w->node_count : lost;
+        w->fault_count++;
+    }
+}
+
+void fault_describe(const struct planned_fault *f, char *out, size_t room)
+{
+    snprintf(out, room, "%s at %llu ms for %llu ms, node %d, other %d, amount %llu",
+             fault_names[f->kind], (unsigned long long)f->at_ms, (unsigned long long)f->length_ms,
+             f->node, f->other, (unsigned long long)f->amount);
+}
+
+static void cut_off(struct world *w, int node, bool cut)
+{
+    for (int i = 0; i < w->node_count; i++)
+        w->cut[i][node] = w->cut[node][i] = cut && i != node;
+}
+
+static void crash_for(struct node *n, uint64_t length_ms, const char *why)
+{
+    if (!n->alive)
+        return;
+    node_crash(n, why);
+    world_at(n->world, n->world->now_us + length_ms * 1000, EVENT_RESTART, n->index, 0, NULL);
+}
+
+void fault_begin(struct world *w, struct planned_fault *f)
+{
+    struct node *n = &w->nodes[f->node];
+    char text[120];
+
+    if (w->healed)
+        return;
+    fault_describe(f, text, sizeof text);
+    world_note(w, "fault: %s", text);
+    w->figures.faults[f->kind]++;
+    switch (f->kind) {
+    case FAULT_CRASH:
+        crash_for(n, f->length_ms, "kill -9");
+        break;
+    case FAULT_POWER:
+        for (int i = 0; i < w->node_count; i++)
+            crash_for(&w->nodes[i], f->length_ms + (uint64_t)i * 7, "power cut");
+        break;
+    case FAULT_PAUSE:
+        n->paused_until_us = w->now_us + f->length_ms * 1000;
+        break;
+    case FAULT_CUT:
+        cut_off(w, f->node, true);
+        break;
+    case FAULT_ONE_WAY:
+        w->cut[f->node][f->other] = f->node != f->other;
+        break;
+    case FAULT_LOSS:
+        w->loss_per_mille = (unsigned)f->amount;
+        break;
+    case FAULT_DUPLICATES:
+        w->duplicate_per_mille = (unsigned)f->amount;
+        break;
+    case FAULT_DELAY:
+        w->delay_ms = (unsigned)f->amount;
+        break;
+    case FAULT_SLOW_DISK:
+        n->disk_slow_ms = f->amount;
+        break;
+    case FAULT_BAD_DISK:
+        n->disk_bad = true;
+        break;
+    case FAULT_LOST_DISK:
+        if (n->alive)
+            node_crash(n, "its disk is lost");
+        n->lost = true;
+        break;
+    case FAULT_CLOCK_JUMP:
+        n->wall_jump_ms += f->node % 2 == 0 ? (int64_t)f->amount : -(int64_t)f->amount;
+        n->jump_ms += (int64_t)f->amount / 20;
+        break;
+    case FAULT_WORKERS:
+        w->workers_faulty = true;
+        break;
+    case FAULT_TRANSFER:
+        node_transfer(n, (uint16_t)(f->other % PARTITIONS));
+        break;
+    case FAULT_RESET:
+        network_reset(w, f->node, f->other);
+        break;
+    case FAULT_KINDS:
+        break;
+    }
+}
+
+void fault_end(struct world *w, struct planned_fault *f)
+{
+    struct node *n = &w->nodes[f->node];
+
+    switch (f->kind) {
+    case FAULT_CUT:
+        cut_off(w, f->node, false);
+        break;
+    case FAULT_ONE_WAY:
+        w->cut[f->node][f->other] = false;
+        break;
+    case FAULT_LOSS:
+        w->loss_per_mille = 0;
+        break;
+    case FAULT_DUPLICATES:
+        w->duplicate_per_mille = 0;
+        break;
+    case FAULT_DELAY:
+        w->delay_ms = 0;
+        break;
+    case FAULT_SLOW_DISK:
+        n->disk_slow_ms = 0;
+        break;
+    case FAULT_WORKERS:
+        w->workers_faulty = false;
+        break;
+    default: /* the others end by themselves */
+        break;
+    }
+}

@@ -1,0 +1,394 @@
+/*
+ * The promises, checked while it happens and at the end. Numbers as in the design: 1 one owner, 2 durable,
+ * 3 gapless, 4 once, 5 all or nothing, 6 linearizable per aggregate, 8 honest errors and an end for
+ * every command.
+ *
+ * The order of the log is the order of the history, so linearizability is that no answer is older than
+ * what somebody was told before it was asked for.
+ */
+#include "sim.h"
+
+void broken(struct world *w, int promise, const char *format, ...)
+{
+    va_list arguments;
+
+    if (w->broken_promise != 0)
+        return;
+    w->broken_promise = promise;
+    w->broken_at_us = w->now_us;
+    va_start(arguments, format);
+    vsnprintf(w->broken_text, sizeof w->broken_text, format, arguments);
+    va_end(arguments);
+}
+
+static uint64_t entry_hash(struct bytes payload)
+{
+    return hash_bytes(payload) | 1; /* 0 is for no entry */
+}
+
+static uint64_t *entry_at(struct oracle_partition *p, uint64_t index)
+{
+    if (index >= p->room) {
+        size_t room = index * 2 + 64;
+
+        p->entries = memory_grow(p->entries, room * sizeof *p->entries);
+        memset(p->entries + p->room, 0, (room - p->room) * sizeof *p->entries);
+        p->room = room;
+    }
+    return &p->entries[index];
+}
+
+static uint64_t *hash_at(struct oracle_aggregate *a, uint64_t events)
+{
+    if (events >= a->room) {
+        size_t room = events * 2 + 64;
+
+        a->hashes = memory_grow(a->hashes, room * sizeof *a->hashes);
+        memset(a->hashes + a->room, 0, (room - a->room) * sizeof *a->hashes);
+        a->room = room;
+    }
+    return &a->hashes[events];
+}
+
+static int number_behind(struct bytes name)
+{
+    int number = 0;
+
+    for (size_t i = 1; i < name.len; i++)
+        number = number * 10 + (name.data[i] - '0');
+    return number;
+}
+
+/* ---- a new entry of the log ---- */
+
+static void check_event(struct world *w, const struct op *op, int aggregate, struct bytes packed,
+                        uint64_t sequence, uint64_t position, unsigned which)
+{
+    struct oracle_aggregate *a = &w->aggregates[aggregate];
+    struct arena arena = {0};
+    struct event event;
+    struct fault fault;
+    uint64_t body[3] = {0};
+
+    if (wire_event_decode(packed, &arena, &event, &fault) != STATUS_OK) {
+        broken(w, 5, "a committed event doesn't decode: %s", fault.message);
+        return;
+    }
+    if (event.sequence != sequence || event.position != position)
+        broken(w, 3, "event of a%d has sequence %llu and position %llu, expected %llu and %llu",
+               aggregate, (unsigned long long)event.sequence, (unsigned long long)event.position,
+               (unsigned long long)sequence, (unsigned long long)position);
+    if (event.payload.content.len == sizeof body)
+        memcpy(body, event.payload.content.data, sizeof body);
+    if (aggregate_kind(aggregate) != PLAIN_TYPE &&
+        (body[0] != op->payload * 4 + which || body[1] != sequence))
+        broken(w, 6, "event %llu of a%d was decided on %llu events", (unsigned long long)sequence,
+               aggregate, (unsigned long long)body[1]);
+    if (aggregate_kind(aggregate) == MODULE_TYPE) {
+        if (body[2] != *hash_at(a, sequence))
+            broken(w, 6, "event %llu of a%d was decided on a state that never was",
+                   (unsigned long long)sequence, aggregate);
+        *hash_at(a, sequence + 1) = counter_next(*hash_at(a, sequence), body[0]);
+    }
+    arena_release(&arena);
+}
+
+static void check_command(struct world *w, uint16_t partition, uint64_t index,
+                          const struct command_record *record)
+{
+    const struct outcome *outcome = &record->outcome;
+    size_t id = (size_t)number_behind(outcome->command_id);
+    int aggregate = number_behind(outcome->aggregate_id);
+    struct op *op = &w->ops[id];
+    struct oracle_aggregate *a = &w->aggregates[aggregate];
+    struct oracle_partition *p = &w->partitions[partition];
+    bool rejects = op->kind == OP_ODD && a->count % 2 == 1;
+    size_t events = rejects ? 0 : op->kind == OP_THREE ? 3 : 1;
+
+    if (id >= w->op_count || op->kind == OP_READ || aggregate != op->aggregate) {
+        broken(w, 4, "a command is committed that nobody sent");
+        return;
+    }
+    if (op->committed)
+        broken(w, 4, "c%zu took effect twice, at %llu and %llu", id, (unsigned long long)op->index,
+               (unsigned long long)index);
+    if (op->state == OP_REFUSED)
+        broken(w, 8, "c%zu was refused and takes effect after all", id);
+    if (op->expected != UINT64_MAX && op->expected != a->count)
+        broken(w, 6, "c%zu expected %llu events and was accepted at %llu", id,
+               (unsigned long long)op->expected, (unsigned long long)a->count);
+    if (outcome->first_position != p->next_position || outcome->first_sequence != a->count)
+        broken(w, 3, "c%zu starts at position %llu and sequence %llu, expected %llu and %llu", id,
+               (unsigned long long)outcome->first_position,
+               (unsigned long long)outcome->first_sequence, (unsigned long long)p->next_position,
+               (unsigned long long)a->count);
+    if (outcome->rejection.present != rejects)
+        broken(w, 6, "c%zu at %llu events is %s", id, (unsigned long long)a->count,
+               rejects ? "accepted but had to be rejected" : "rejected for no reason");
+    if (record->event_count != events || outcome->event_count != events)
+        broken(w, 5, "c%zu has %zu events, expected %zu", id, record->event_count, events);
+    for (size_t i = 0; i < record->event_count; i++)
+        check_event(w, op, aggregate, record->packed_events[i], a->count + i, p->next_position + i,
+                    (unsigned)i);
+    op->committed = true;
+    op->index = index;
+    op->first_sequence = a->count;
+    op->event_count = (uint32_t)events;
+    op->rejected = rejects;
+    a->count += events;
+    p->next_position += events;
+    w->figures.rejected += rejects;
+}
+
+static void check_snapshot(struct world *w, const struct snapshot_record *record)
+{
+    int aggregate = number_behind(record->snapshot.aggregate_id);
+    uint64_t state[2] = {0};
+
+    w->figures.snapshots++;
+    if (record->snapshot.sequence > w->aggregates[aggregate].count)
+        broken(w, 6, "a snapshot of a%d includes events that aren't there", aggregate);
+    if (aggregate_kind(aggregate) != MODULE_TYPE ||
+        record->snapshot.payload.content.len != sizeof state)
+        return;
+    memcpy(state, record->snapshot.payload.content.data, sizeof state);
+    if (state[0] != record->snapshot.sequence ||
+        state[1] != *hash_at(&w->aggregates[aggregate], record->snapshot.sequence))
+        broken(w, 6, "a snapshot of a%d at %llu events isn't its state", aggregate,
+               (unsigned long long)record->snapshot.sequence);
+}
+
+void oracle_applied(struct node *n, uint16_t partition, uint64_t index, struct bytes payload)
+{
+    struct world *w = n->world;
+    struct oracle_partition *p = &w->partitions[partition];
+    uint64_t *entry = entry_at(p, index);
+    struct arena arena = {0};
+    struct log_batch batch;
+    struct fault fault;
+
+    world_mix(w, payload.data, payload.len);
+    if (*entry != 0 && *entry != entry_hash(payload))
+        broken(w, 1, "node %d applies another entry %llu of partition %u than others", n->index,
+               (unsigned long long)index, partition);
+    if (*entry == 0 && index < p->last_index)
+        broken(w, 1, "node %d applies an entry %llu of partition %u where others had none",
+               n->index, (unsigned long long)index, partition);
+    if (*entry != 0 || w->broken_promise != 0)
+        return;
+    *entry = entry_hash(payload);
+    p->last_index = index;
+    if (wire_log_batch_decode(payload, &arena, &batch, &fault) != STATUS_OK) {
+        broken(w, 5, "a committed entry doesn't decode: %s", fault.message);
+    } else {
+        for (size_t i = 0; i < batch.command_count && w->broken_promise == 0; i++)
+            check_command(w, partition, index, &batch.commands[i]);
+        for (size_t i = 0; i < batch.snapshot_count && w->broken_promise == 0; i++)
+            check_snapshot(w, &batch.snapshots[i]);
+    }
+    arena_release(&arena);
+}
+
+/* ---- answers ---- */
+
+static bool on_disk(struct node *n, uint16_t partition, uint64_t index, uint64_t hash)
+{
+    struct store_key log = key_log(partition, index);
+    struct store_key meta = key_partition_meta(partition, "applied");
+    struct arena arena = {0};
+    struct bytes value;
+    struct log_entry entry;
+    struct applied applied;
+    struct fault fault;
+    bool there =
+        (store_get(n->store, STORE_LOG, key_bytes(&log), &arena, &value, &fault) == STATUS_OK &&
+         wire_log_entry_decode(value, &entry, &fault) == STATUS_OK &&
+         entry_hash(entry.payload) == hash) ||
+        (store_get(n->store, STORE_META, key_bytes(&meta), &arena, &value, &fault) == STATUS_OK &&
+         wire_applied_decode(value, &applied, &fault) == STATUS_OK && applied.index >= index);
+
+    arena_release(&arena);
+    return there;
+}
+
+void oracle_durable(struct node *n, const struct op *op, const struct outcome *outcome)
+{
+    struct world *w = n->world;
+    const struct replica_set *set = &w->sets[op->partition];
+    size_t have = 0;
+
+    (void)outcome;
+    if (!op->committed) {
+        broken(w, op->kind == OP_REUSE ? 4 : 2, "node %d answers c%zd, which isn't committed",
+               n->index, op - w->ops);
+        return;
+    }
+    for (size_t i = 0; i < set->count; i++)
+        for (int j = 0; j < w->node_count; j++)
+            if (w->ids[j] == set->replicas[i])
+                have += on_disk(&w->nodes[j], op->partition, op->index,
+                                *entry_at(&w->partitions[op->partition], op->index));
+    if (have * 2 <= set->count)
+        broken(w, 2, "node %d answers c%zd when %zu of %zu disks have it", n->index, op - w->ops,
+               have, set->count);
+}
+
+void oracle_answered(struct world *w, struct op *op, const struct answer *answer)
+{
+    struct oracle_aggregate *a = &w->aggregates[op->aggregate];
+    uint64_t seen = answer->is_read ? answer->count : answer->first_sequence + answer->event_count;
+
+    if (answer->is_read) {
+        w->figures.reads++;
+        if (op->state == OP_OPEN && answer->count < op->floor)
+            broken(w, 6, "a read of a%d sees %llu events, but %llu had been acknowledged",
+                   op->aggregate, (unsigned long long)answer->count,
+                   (unsigned long long)op->floor);
+        if (answer->count > a->count)
+            broken(w, 6, "a read of a%d sees %llu events, but %llu are committed", op->aggregate,
+                   (unsigned long long)answer->count, (unsigned long long)a->count);
+    } else {
+        if (op->kind == OP_REUSE)
+            broken(w, 4, "the id of c%d is used again for something else and gets an outcome",
+                   op->reused);
+        if (!op->committed || answer->first_sequence != op->first_sequence ||
+            answer->event_count != op->event_count || answer->rejected != op->rejected)
+            broken(w, 4, "c%zd is answered with another outcome than the recorded one",
+                   op - w->ops);
+        if (op->state == OP_OPEN && answer->first_sequence < op->floor)
+            broken(w, 6, "c%zd was decided at %llu events, but %llu had been acknowledged before",
+                   op - w->ops, (unsigned long long)answer->first_sequence,
+                   (unsigned long long)op->floor);
+    }
+    if (seen > a->floor)
+        a->floor = seen;
+}
+
+/* ---- the end ---- */
+
+static bool replicas_agree(struct world *w, uint16_t p)
+{
+    uint64_t index = 0;
+
+    for (int i = 0; i < w->node_count; i++) {
+        const struct slot *slot = &w->nodes[i].slots[p];
+        struct partition_view view;
+
+        if (!w->nodes[i].alive || slot->partition == NULL)
+            continue;
+        view = partition_view(slot->partition);
+        if (view.installing || view.stored_index != view.applied.index ||
+            view.commit_index != view.last_index || (index != 0 && view.applied.index != index))
+            return false;
+        index = view.applied.index;
+    }
+    return true;
+}
+
+bool oracle_settled(struct world *w)
+{
+    if (!w->healed || w->open_ops > 0)
+        return false;
+    for (int i = 0; i < CLIENTS; i++)
+        if (!w->clients[i].finished)
+            return false;
+    for (uint16_t p = 0; p < PARTITIONS; p++)
+        if (!replicas_agree(w, p))
+            return false;
+    return true;
+}
+
+static void compare_stores(struct world *w, struct node *a, struct node *b, uint16_t p)
+{
+    struct store_key from = key_partition_begin(p);
+    struct store_key to = key_partition_end(p);
+
+    for (int family = STORE_EVENTS; family < STORE_LOG; family++) {
+        struct store_cursor *one = store_cursor_new(a->store, (enum store_family)family,
+                                                    key_bytes(&from), key_bytes(&to), false);
+        struct store_cursor *two = store_cursor_new(b->store, (enum store_family)family,
+                                                    key_bytes(&from), key_bytes(&to), false);
+        struct bytes key[2], value[2];
+        struct fault fault;
+        enum status first, second;
+
+        do {
+            first = store_cursor_next(one, &key[0], &value[0], &fault);
+            second = store_cursor_next(two, &key[1], &value[1], &fault);
+            if (first != second || (first == STATUS_OK && (!bytes_equal(key[0], key[1]) ||
+                                                           !bytes_equal(value[0], value[1])))) {
+                char name[200] = "(end)";
+
+                if (first == STATUS_OK)
+                    key_describe(key[0], name, sizeof name);
+                broken(w, 2, "partition %u: %s of nodes %d and %d differ at %s", p,
+                       store_family_name((enum store_family)family), a->index, b->index, name);
+            }
+        } while (first == STATUS_OK && second == STATUS_OK && w->broken_promise == 0);
+        store_cursor_free(one);
+        store_cursor_free(two);
+    }
+}
+
+static uint64_t stored_records(struct node *n, enum store_family family, uint16_t p)
+{
+    struct store_key from = key_partition_begin(p);
+    struct store_key to = key_partition_end(p);
+    struct store_cursor *cursor =
+        store_cursor_new(n->store, family, key_bytes(&from), key_bytes(&to), false);
+    struct bytes key, value;
+    struct fault fault;
+    uint64_t count = 0;
+
+    while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK)
+        count++;
+    store_cursor_free(cursor);
+    return count;
+}
+
+static void check_stored(struct world *w, struct node *n, uint16_t p)
+{
+    uint64_t commands = 0;
+
+    for (size_t i = 0; i < w->op_count; i++)
+        commands += w->ops[i].committed && w->ops[i].partition == p;
+    if (stored_records(n, STORE_EVENTS, p) != w->partitions[p].next_position ||
+        stored_records(n, STORE_POSITIONS, p) != w->partitions[p].next_position)
+        broken(w, 2, "node %d has %llu events and %llu positions of partition %u, committed: %llu",
+               n->index, (unsigned long long)stored_records(n, STORE_EVENTS, p),
+               (unsigned long long)stored_records(n, STORE_POSITIONS, p), p,
+               (unsigned long long)w->partitions[p].next_position);
+    if (stored_records(n, STORE_OUTCOMES, p) != commands)
+        broken(w, 4, "node %d has %llu outcomes of partition %u, committed: %llu", n->index,
+               (unsigned long long)stored_records(n, STORE_OUTCOMES, p), p,
+               (unsigned long long)commands);
+}
+
+void oracle_final(struct world *w)
+{
+    for (int i = 0; i < CLIENTS; i++)
+        if (w->clients[i].op >= 0)
+            broken(w, 8, "c%d has no end %llu s after the faults ended", w->clients[i].op,
+                   (unsigned long long)(w->now_us / 1000000 - 10));
+    for (uint16_t p = 0; p < PARTITIONS && w->broken_promise == 0; p++) {
+        struct node *first = NULL;
+
+        if (!replicas_agree(w, p))
+            broken(w, 2, "the replicas of partition %u don't come together", p);
+        for (int i = 0; i < w->node_count && w->broken_promise == 0; i++) {
+            struct node *n = &w->nodes[i];
+            struct aggregates_view view;
+
+            if (!n->alive || n->slots[p].partition == NULL)
+                continue;
+            view = aggregates_view(n->slots[p].aggregates);
+            if (view.waiting != 0 || view.executing != 0)
+                broken(w, 9, "node %d still holds commands of partition %u", i, p);
+            check_stored(w, n, p);
+            if (first != NULL)
+                compare_stores(w, first, n, p);
+            else
+                first = n;
+        }
+    }
+}
