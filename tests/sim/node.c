@@ -137,7 +137,15 @@ static void effect_send(void *context, struct partition *partition, uint64_t to,
 {
     struct node *n = ((struct slot *)context)->node;
 
-    (void)partition;
+    if (n->world->verbose)
+        world_note(n->world,
+                   "%d > %d partition %u type %d term %llu index %llu^%llu commit %llu entries %zu "
+                   "rejected %llu",
+                   n->index, index_of(n->world, to), partition_view(partition).id, message->type,
+                   (unsigned long long)message->term, (unsigned long long)message->log_index,
+                   (unsigned long long)message->log_term,
+                   (unsigned long long)message->leader_commit, message->entry_count,
+                   (unsigned long long)message->rejected);
     frame_add_replica_message(&n->outbox[index_of(n->world, to)], message);
 }
 
@@ -351,21 +359,34 @@ static bool begin_read(struct node *n, uint64_t request, uint16_t partition, int
 
 /* ---- the turn ---- */
 
-static void write_batch(struct node *n)
+/* The disk takes all that waits and syncs once, as the storage thread does. */
+static void start_disk(struct node *n)
 {
     struct world *w = n->world;
+    uint64_t last = 0;
+
+    for (struct write *write = n->writes; write != NULL; write = write->next)
+        last = write->ticket;
+    n->disk_busy = last != 0;
+    if (n->disk_busy)
+        world_at(w,
+                 w->now_us + 60 + rng_below(&w->disk_rng, 300) +
+                     rng_below(&w->disk_rng, n->disk_slow_ms * 1000 + 1),
+                 EVENT_WRITTEN, n->index, last, NULL);
+}
+
+static void write_batch(struct node *n)
+{
     struct write *write = memory_take(sizeof *write);
-    uint64_t start = n->disk_free_us > w->now_us ? n->disk_free_us : w->now_us;
 
     *write = (struct write){NULL, n->turn.batch, n->turn.ticket};
     *n->writes_end = write;
     n->writes_end = &write->next;
     n->turn.batch = store_batch_new(n->store);
     n->turn.ticket++;
-    n->disk_free_us = start + 60 + rng_below(&w->disk_rng, 300) +
-                      rng_below(&w->disk_rng, n->disk_slow_ms * 1000 + 1);
-    w->figures.writes++;
-    world_at(w, n->disk_free_us, EVENT_WRITTEN, n->index, write->ticket, NULL);
+    n->world->figures.writes++;
+    if (!n->disk_busy)
+        start_disk(n);
 }
 
 static void end_turn(struct node *n)
@@ -393,7 +414,7 @@ void node_start(struct node *n)
 
     n->alive = true;
     n->life++;
-    n->disk_free_us = 0;
+    n->disk_busy = false;
     n->turn.batch = store_batch_new(n->store);
     n->turn.ticket = 1;
     world_note(w, "node %d starts", n->index);
@@ -516,10 +537,8 @@ void node_tick(struct node *n)
     world_at(n->world, n->world->now_us + GRID_MS * 1000, EVENT_TICK, n->index, 0, NULL);
 }
 
-void node_written(struct node *n)
+void node_written(struct node *n, uint64_t last)
 {
-    struct write *write = n->writes;
-    uint64_t ticket = write->ticket;
     struct fault fault;
 
     if (n->disk_bad) {
@@ -528,20 +547,25 @@ void node_written(struct node *n)
         world_at(n->world, n->world->now_us + 300000, EVENT_RESTART, n->index, 0, NULL);
         return;
     }
-    if (store_write(n->store, write->batch, true, &fault) != STATUS_OK)
-        abort(); /* memory */
-    n->writes = write->next;
+    while (n->writes != NULL && n->writes->ticket <= last) {
+        struct write *write = n->writes;
+
+        if (store_write(n->store, write->batch, true, &fault) != STATUS_OK)
+            abort(); /* memory */
+        n->writes = write->next;
+        store_batch_free(write->batch);
+        free(write);
+    }
     if (n->writes == NULL)
         n->writes_end = &n->writes;
-    store_batch_free(write->batch);
-    free(write);
+    start_disk(n);
     begin_turn(n);
     for (int i = 0; i < PARTITIONS; i++) {
         struct slot *slot = &n->slots[i];
 
         if (slot->partition == NULL)
             continue;
-        partition_written(slot->partition, ticket, &n->turn);
+        partition_written(slot->partition, last, &n->turn);
         aggregates_stored(slot->aggregates, partition_stored_index(slot->partition), n->moment);
         slot->touched = true;
     }
@@ -778,8 +802,9 @@ void node_range(struct node *n, void *what)
         free(range);
         return;
     }
-    if (!fetch_range(n, range->partition, range->index, &applied)) {
-        world_at(n->world, n->world->now_us + 100000, EVENT_RANGE, n->index, range->partition,
+    /* Pages go through the disk's queue like every write: behind what was applied before. */
+    if (n->writes != NULL || !fetch_range(n, range->partition, range->index, &applied)) {
+        world_at(n->world, n->world->now_us + (n->writes != NULL ? 500 : 100000), EVENT_RANGE, n->index, range->partition,
                  range);
         return;
     }

@@ -373,6 +373,20 @@ void oracle_final(struct world *w)
     for (uint16_t p = 0; p < PARTITIONS && w->broken_promise == 0; p++) {
         struct node *first = NULL;
 
+        for (int i = 0; i < w->node_count && !replicas_agree(w, p); i++)
+            if (w->nodes[i].alive && w->nodes[i].slots[p].partition != NULL) {
+                struct partition_view view = partition_view(w->nodes[i].slots[p].partition);
+
+                world_note(w,
+                           "node %d: %s, term %llu, leader %llx, last %llu, commit %llu, applied %llu, "
+                           "stored %llu%s",
+                           i, view.owner ? "owner" : "replica", (unsigned long long)view.term,
+                           (unsigned long long)view.leader, (unsigned long long)view.last_index,
+                           (unsigned long long)view.commit_index,
+                           (unsigned long long)view.applied.index,
+                           (unsigned long long)view.stored_index,
+                           view.installing ? ", installing" : "");
+            }
         if (!replicas_agree(w, p))
             broken(w, 2, "the replicas of partition %u don't come together", p);
         for (int i = 0; i < w->node_count && w->broken_promise == 0; i++) {

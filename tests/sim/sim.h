@@ -142,7 +142,7 @@ struct node {
     struct store *store;
     struct write *writes;
     struct write **writes_end;
-    uint64_t disk_free_us; /* when the last write is done */
+    bool disk_busy;
     struct slot slots[PARTITIONS];
     struct turn turn;
     struct moment moment;
@@ -275,7 +275,7 @@ void network_reset(struct world *w, int a, int b);
 void node_start(struct node *n);
 void node_crash(struct node *n, const char *why);
 void node_tick(struct node *n);
-void node_written(struct node *n);
+void node_written(struct node *n, uint64_t last_ticket);
 void node_frame(struct node *n, int from, const struct frame *frame);
 void node_executed(struct node *n, uint64_t number, void *what);
 void node_range(struct node *n, void *what);

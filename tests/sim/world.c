@@ -116,7 +116,7 @@ static void happen(struct world *w, struct happening *event)
         network_arrived(w, event->node, event->what);
         break;
     case EVENT_WRITTEN:
-        node_written(n);
+        node_written(n, event->number);
         break;
     case EVENT_EXECUTED:
         node_executed(n, event->number, event->what);
