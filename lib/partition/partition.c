@@ -386,15 +386,21 @@ static void begin_leading(struct partition *p, const struct turn *turn)
         p->barrier_index = index;
 }
 
-static void follow_state(struct partition *p, const struct turn *turn)
+/* Before anything else of the step: what another leader committed must not meet our own decisions.
+ * (Found by cairn-sim: seed 931.) */
+static void follow_loss(struct partition *p)
 {
-    bool leads = raft_state(&p->raft) == RAFT_LEADER;
-
-    if (p->leading_term != 0 && (!leads || p->leading_term != raft_current_term(&p->raft))) {
+    if (p->leading_term != 0 && (raft_state(&p->raft) != RAFT_LEADER ||
+                                 p->leading_term != raft_current_term(&p->raft))) {
         p->leading_term = 0;
         set_owner(p, false);
     }
-    if (leads && p->leading_term == 0)
+}
+
+static void follow_state(struct partition *p, const struct turn *turn)
+{
+    follow_loss(p);
+    if (raft_state(&p->raft) == RAFT_LEADER && p->leading_term == 0)
         begin_leading(p, turn);
     if (p->leading_term != 0 && p->barrier_index != 0 && p->stored_index >= p->barrier_index)
         set_owner(p, true);
@@ -435,6 +441,7 @@ static void step(struct partition *p, struct raft_event *event, const struct tur
         fail(p, "the consensus engine stopped", raft_strerror(code));
         return;
     }
+    follow_loss(p);
     if (update.flags & (RAFT_UPDATE_CURRENT_TERM | RAFT_UPDATE_VOTED_FOR))
         write_vote(p, turn);
     if (update.flags & RAFT_UPDATE_ENTRIES) /* the array is the event's, the payloads are ours */
