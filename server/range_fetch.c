@@ -19,7 +19,7 @@ struct range_fetch {
     struct rpc_stream *stream;
     uint64_t retry_ms;
     atomic_int writing; /* pages at the storage thread */
-    bool begun;         /* a first page is written */
+    size_t attempts;
     bool complete;
     bool done;
 };
@@ -55,7 +55,6 @@ static enum status write_pairs(struct range_fetch *fetch, struct rpc_stream *str
 {
     struct node *node = fetch->all->node;
     struct store_key begin = key_partition_begin((uint16_t)fetch->partition);
-    struct store_key end = key_partition_end((uint16_t)fetch->partition);
     struct store_batch *batch;
     struct page_write *page;
 
@@ -67,10 +66,6 @@ static enum status write_pairs(struct range_fetch *fetch, struct rpc_stream *str
     if (part->pair_count == 0)
         return STATUS_OK;
     batch = storage_take_batch(node->storage);
-    /* Events only grow, but a snapshot of ours may have been replaced meanwhile. */
-    if (!fetch->begun)
-        store_batch_delete_range(batch, STORE_SNAPSHOTS, key_bytes(&begin), key_bytes(&end));
-    fetch->begun = true;
     for (size_t i = 0; i < part->pair_count; i++)
         store_batch_put(batch, (enum store_family)part->family, part->pairs[i].key,
                         part->pairs[i].value);
@@ -133,29 +128,41 @@ static void on_closed(void *user, struct rpc_stream *stream, int code, const cha
 
 static const struct rpc_stream_events events = {.message = on_message, .closed = on_closed};
 
-/* Whoever owns the partition now has the range. */
+/* The owner first, then whoever asked us to; then any replica: the leader may have died, and what one
+ * has applied all have. */
+static uint64_t next_source(struct range_fetch *fetch)
+{
+    struct node *node = fetch->all->node;
+    const struct replica_set *set = &atomic_load(&node->founding)->sets[fetch->partition];
+    uint64_t epoch;
+    uint64_t source = fetch->leader;
+
+    if (fetch->attempts == 0)
+        source = routes_owner(node->routes, fetch->partition, &epoch);
+    else if (fetch->attempts > 1)
+        source = set->replicas[fetch->attempts % set->count];
+    fetch->attempts++;
+    return source == 0 || source == node->id ? fetch->leader : source;
+}
+
 static void dial(struct range_fetch *fetch)
 {
     struct node *node = fetch->all->node;
     struct range_request request = {
         .partition = fetch->partition, .index = fetch->index, .term = fetch->term};
     struct buffer out = {0};
-    uint64_t epoch;
-    uint64_t owner = routes_owner(node->routes, fetch->partition, &epoch);
+    uint64_t source = next_source(fetch);
     char address[ADDRESS_BYTES_MAX + 1];
 
-    if (owner == 0 || owner == node->id)
-        owner = fetch->leader;
-    if (!control_member_address(node->control, owner, address, sizeof address)) {
+    if (!control_member_address(node->control, source, address, sizeof address)) {
         fetch->retry_ms = clock_monotonic_ms() + RETRY_MS;
         return;
     }
-    fetch->begun = false;
     rpc_channel_free(fetch->channel);
     fetch->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX);
     fetch->stream = rpc_stream_open(fetch->channel, "/cairn.peer.v1.PeerService/FetchRange",
                                     &events, fetch, 0);
-    node_hello(node, &request.hello, owner);
+    node_hello(node, &request.hello, source);
     wire_range_request_pack(&out, &request);
     rpc_stream_send(fetch->stream, buffer_bytes(&out));
     rpc_stream_finish(fetch->stream, 0, NULL, BYTES_NONE);

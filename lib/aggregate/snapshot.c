@@ -16,7 +16,7 @@ static void add_to_entry(struct aggregates *all, struct aggregate *a, uint64_t s
         .payload = payload,
     };
 
-    wire_log_batch_add_snapshot(&all->open, &snapshot, a->snapshot_sequence);
+    wire_log_batch_add_snapshot(&all->open, &snapshot);
     a->snapshot_sequence = sequence;
 }
 
@@ -67,21 +67,15 @@ enum status snapshot_check(const struct snapshot *snapshot, uint64_t sequence,
 enum status snapshot_find(struct aggregates *all, const struct aggregate *a, struct arena *arena,
                           struct bytes *packed, struct snapshot *snapshot, struct fault *fault)
 {
-    struct store_key first = key_event(all->settings.partition, a->id, 0);
-    struct store_key end = key_event_end(all->settings.partition, a->id);
-    struct store_cursor *cursor = store_cursor_new(all->store, STORE_SNAPSHOTS, key_bytes(&first),
-                                                   key_bytes(&end), true);
-    struct bytes key;
-    struct bytes value;
-    enum status status = store_cursor_next(cursor, &key, &value, fault);
+    struct store_key key = key_snapshot(all->settings.partition, a->id);
+    enum status status =
+        store_get(all->store, STORE_SNAPSHOTS, key_bytes(&key), arena, packed, fault);
 
     *snapshot = (struct snapshot){.present = false};
-    *packed = BYTES_NONE;
-    if (status == STATUS_OK) {
-        *packed = arena_copy(arena, value);
+    if (status == STATUS_OK)
         status = wire_snapshot_decode(*packed, arena, snapshot, fault);
-    }
-    store_cursor_free(cursor);
+    else
+        *packed = BYTES_NONE;
     if (status == STATUS_OK && snapshot->sequence > a->sequence)
         return fault_set(fault, STATUS_DAMAGED, "EVENT_MISSING",
                          "aggregate %.*s has a snapshot of %llu events, but %llu events",
@@ -93,13 +87,7 @@ enum status snapshot_find(struct aggregates *all, const struct aggregate *a, str
 void snapshot_put(struct aggregates *all, const struct snapshot_record *record,
                   struct store_batch *batch)
 {
-    const struct snapshot *snapshot = &record->snapshot;
-    struct store_key key =
-        key_event(all->settings.partition, snapshot->aggregate_id, snapshot->sequence);
+    struct store_key key = key_snapshot(all->settings.partition, record->snapshot.aggregate_id);
 
     store_batch_put(batch, STORE_SNAPSHOTS, key_bytes(&key), record->packed);
-    if (record->replaces == 0)
-        return;
-    key = key_event(all->settings.partition, snapshot->aggregate_id, record->replaces);
-    store_batch_delete(batch, STORE_SNAPSHOTS, key_bytes(&key));
 }

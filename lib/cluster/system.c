@@ -17,7 +17,7 @@ struct system_state {
 
 static struct store_key placement_key(uint16_t partition)
 {
-    return key_event(partition, BYTES_LITERAL("placement"), 0);
+    return key_snapshot(partition, BYTES_LITERAL("placement"));
 }
 
 static enum status belongs(const struct system_state *s, const struct placement *placement,

@@ -62,7 +62,15 @@ struct partition {
     uint64_t ticked_ms;
     uint64_t read_barrier_index;
     uint64_t read_barrier_ticket;
-    bool installing;
+    /* The leader's newest InstallSnapshot waits for its range; libraft hears of it only when the range
+     * is in the store. Until then this replica votes and follows with the log that it has. */
+    bool fetching;
+    bool applied_since; /* something was applied since the fetch began: the range is of no use */
+    uint64_t wanted_from;
+    struct replica_message wanted;
+    struct buffer wanted_configuration;
+    struct applied fetched; /* what the range in the store holds, index 0 for none */
+    bool restoring;         /* libraft asked for it in this step */
     struct raft_snapshot_metadata install;
     bool failed;
     struct buffer scratch;
@@ -310,8 +318,8 @@ static void apply_committed(struct partition *p, const struct turn *turn)
     struct arena arena = {0};
     bool any = false;
 
-    if (p->installing)
-        return; /* the range will hold what heartbeats say is committed */
+    if (p->restoring)
+        return; /* the range holds it */
     while (p->applied.index < commit && !p->failed) {
         uint64_t index = p->applied.index + 1;
         struct log_entry entry;
@@ -333,6 +341,8 @@ static void apply_committed(struct partition *p, const struct turn *turn)
     arena_release(&arena);
     if (!any)
         return;
+    p->applied_since = true;
+    p->fetched.index = 0;
     p->scratch.len = 0;
     wire_applied_pack(&p->scratch, &p->applied);
     put_meta(p, "applied", turn);
@@ -410,18 +420,12 @@ static void follow_state(struct partition *p, const struct turn *turn)
 
 static void begin_install(struct partition *p, const struct raft_update *update)
 {
-    raft_id leader = 0;
-    const char *address;
-
-    p->installing = true;
+    p->restoring = true;
     p->install = update->snapshot.metadata;
     raft_free(update->snapshot.chunk.base);
     tail_restart(&p->tail, update->snapshot.metadata.index + 1);
     for (size_t i = 0; i < p->write_count; i++)
         p->writes[i].last_index = 0;
-    raft_leader(&p->raft, &leader, &address);
-    p->effects.need_range(p->effects.context, p, leader, update->snapshot.metadata.index,
-                          update->snapshot.metadata.term);
 }
 
 static void step(struct partition *p, struct raft_event *event, const struct turn *turn)
@@ -467,7 +471,7 @@ static void skip_committed(const struct partition *p, struct replica_message *me
     uint64_t index = applied_in_log ? p->applied.index : p->checkpoint.index;
     uint64_t skipped = index - message->log_index;
 
-    if (message->type != REPLICA_APPEND_ENTRIES || p->installing || message->log_index >= index)
+    if (message->type != REPLICA_APPEND_ENTRIES || message->log_index >= index)
         return;
     if (skipped > message->entry_count)
         skipped = message->entry_count;
@@ -477,32 +481,52 @@ static void skip_committed(const struct partition *p, struct replica_message *me
     message->log_term = applied_in_log ? p->applied.term : p->checkpoint.term;
 }
 
+/* False when the message has to wait for the range of keys that it stands for. */
+static bool range_is_here(struct partition *p, uint64_t from, const struct replica_message *message)
+{
+    if (message->type != REPLICA_INSTALL_SNAPSHOT ||
+        message->term < raft_current_term(&p->raft) || message->log_index <= p->applied.index ||
+        message->log_index <= p->fetched.index)
+        return true;
+    p->wanted = *message;
+    p->wanted_from = from;
+    p->wanted_configuration.len = 0;
+    buffer_add(&p->wanted_configuration, message->configuration.data, message->configuration.len);
+    p->wanted.configuration = buffer_bytes(&p->wanted_configuration);
+    if (p->fetching)
+        return false;
+    p->fetching = true;
+    p->applied_since = false;
+    p->effects.need_range(p->effects.context, p, from, message->log_index, message->log_term);
+    return false;
+}
+
+static void finish_install(struct partition *p, const struct turn *turn);
+
 void partition_receive(struct partition *p, uint64_t from, const struct replica_message *received,
                        const struct turn *turn)
 {
-    struct replica_message copy = *received;
-    const struct replica_message *message = &copy;
+    struct replica_message message = *received;
     struct raft_message in;
-    struct raft_entry *entries =
-        message->entry_count == 0 ? NULL : memory_take(message->entry_count * sizeof *entries);
+    struct raft_entry *entries;
     char address[32];
     struct raft_event event = {.type = RAFT_RECEIVE};
 
-    skip_committed(p, &copy);
-    if (p->installing && message->type == REPLICA_INSTALL_SNAPSHOT) {
-        free(entries); /* libraft would ignore it too, and lose its configuration */
+    if (!range_is_here(p, from, &message))
         return;
-    }
-    if (replica_message_to_raft(&in, entries, message, from, address, sizeof address) ==
+    skip_committed(p, &message);
+    entries = message.entry_count == 0 ? NULL : memory_take(message.entry_count * sizeof *entries);
+    if (replica_message_to_raft(&in, entries, &message, from, address, sizeof address) ==
         STATUS_OK) {
         event.receive.message = &in;
         step(p, &event, turn);
-        if ((message->type == REPLICA_APPEND_ENTRIES ||
-             message->type == REPLICA_INSTALL_SNAPSHOT) &&
-            message->term == raft_current_term(&p->raft)) {
+        if ((message.type == REPLICA_APPEND_ENTRIES || message.type == REPLICA_INSTALL_SNAPSHOT) &&
+            message.term == raft_current_term(&p->raft)) {
             p->leader = from;
-            p->leader_term = message->term;
+            p->leader_term = message.term;
         }
+        if (p->restoring && !p->failed)
+            finish_install(p, turn);
     }
     free(entries);
 }
@@ -574,7 +598,7 @@ static void maybe_checkpoint(struct partition *p, const struct turn *turn)
 
     /* The effects up to the applied index are in this or an earlier batch, and batches reach the
      * disk in order: the checkpoint can't be there without them. */
-    if (p->installing || p->applied.index <= p->checkpoint.index ||
+    if (p->applied.index <= p->checkpoint.index ||
         p->applied.index > p->last_index)
         return;
     if (since >= p->settings.checkpoint_entries)
@@ -602,7 +626,7 @@ void partition_written(struct partition *p, uint64_t ticket, const struct turn *
     p->write_count -= done;
     memmove(p->writes, p->writes + done, p->write_count * sizeof *p->writes);
     release_held(p);
-    if (persisted > p->raft.last_stored && !p->installing) {
+    if (persisted > p->raft.last_stored) {
         struct raft_event event = {.type = RAFT_PERSISTED_ENTRIES};
 
         event.persisted_entries.index = persisted;
@@ -614,18 +638,18 @@ void partition_written(struct partition *p, uint64_t ticket, const struct turn *
     maybe_checkpoint(p, turn);
 }
 
-void partition_installed(struct partition *p, const struct applied *applied,
-                         const struct turn *turn)
+/* The store holds the range, libraft has taken the snapshot: from here on this is our state. */
+static void finish_install(struct partition *p, const struct turn *turn)
 {
     struct raft_event event = {.type = RAFT_PERSISTED_SNAPSHOT};
     struct raft_buffer packed;
     uint64_t index = p->install.index;
 
-    assert(p->installing);
-    assert(applied->index >= index);
+    assert(p->fetched.index >= index || p->applied.index >= index);
     delete_log(p, 0, UINT64_MAX, turn);
-    if (applied->index > p->applied.index)
-        p->applied = *applied;
+    if (p->fetched.index > p->applied.index)
+        p->applied = p->fetched;
+    p->fetched.index = 0;
     p->stored_index = p->applied.index;
     p->last_index = index;
     p->configuration.len = 0;
@@ -644,11 +668,25 @@ void partition_installed(struct partition *p, const struct applied *applied,
     put_meta(p, "applied", turn);
     (void)write_of(p, turn);
     p->bytes_since_checkpoint = 0;
-    p->installing = false;
+    p->restoring = false;
     event.persisted_snapshot.metadata = p->install;
     event.persisted_snapshot.last = true;
     p->vote_ticket = turn->ticket; /* the answer waits for this batch */
     step(p, &event, turn);
+}
+
+void partition_installed(struct partition *p, const struct applied *applied,
+                         const struct turn *turn)
+{
+    struct replica_message wanted = p->wanted;
+
+    if (!p->fetching)
+        return;
+    p->fetching = false;
+    if (p->applied_since)
+        return; /* the log came after all; if it isn't enough, the leader says so again */
+    p->fetched = *applied;
+    partition_receive(p, p->wanted_from, &wanted, turn);
 }
 
 /* ---- what the owner may ask ---- */
@@ -704,7 +742,7 @@ struct partition_view partition_view(const struct partition *partition)
         .stored_index = p->stored_index,
         .last_index = p->last_index,
         .applied = p->applied,
-        .installing = p->installing,
+        .installing = p->fetching,
         .transferring = raft_state(&p->raft) == RAFT_LEADER && raft_transferee(&p->raft) != 0,
     };
 
@@ -984,8 +1022,7 @@ void partition_free(struct partition *p)
         free(p->held);
         p->held = next;
     }
-    if (p->installing)
-        raft_configuration_close(&p->install.configuration);
+    buffer_release(&p->wanted_configuration);
     raft_close(&p->raft, NULL);
     tail_release(&p->tail);
     buffer_release(&p->configuration);

@@ -47,7 +47,8 @@ struct partition_effects {
                   struct applied *applied, struct store_batch *batch);
     /* Ownership by this replica began or ended. */
     void (*ownership)(void *context, struct partition *partition, bool owner);
-    /* This replica fell behind the leader's log: get the key range, then partition_installed(). */
+    /* This replica fell behind the leader's log: get the key range from any replica that has applied
+     * that index, then partition_installed(). Not asked again until then. */
     void (*need_range)(void *context, struct partition *partition, uint64_t leader,
                        uint64_t index, uint64_t term);
     /* The replica can't go on; the fault says why. */
@@ -70,8 +71,8 @@ void partition_tick(struct partition *partition, const struct turn *turn);
 uint64_t partition_deadline(const struct partition *partition);
 /* All batches up to the ticket are on disk. */
 void partition_written(struct partition *partition, uint64_t ticket, const struct turn *turn);
-/* The range asked for by need_range is in the store, its applied index as given. The last writes
- * go into this turn's batch. */
+/* The range asked for by need_range is in the store, with everything up to the applied index as
+ * given. The last writes go into this turn's batch. */
 void partition_installed(struct partition *partition, const struct applied *applied,
                          const struct turn *turn);
 

@@ -42,6 +42,14 @@ struct store_key key_event_end(uint16_t partition, struct bytes aggregate_id)
     return key;
 }
 
+struct store_key key_snapshot(uint16_t partition, struct bytes aggregate_id)
+{
+    struct store_key key = with_partition(partition);
+
+    add_bytes(&key, aggregate_id);
+    return key;
+}
+
 struct store_key key_position(uint16_t partition, uint64_t position)
 {
     struct store_key key = with_partition(partition);

@@ -88,6 +88,8 @@ struct store_key {
 struct store_key key_event(uint16_t partition, struct bytes aggregate_id, uint64_t sequence);
 /* Just behind the last possible event of the aggregate. */
 struct store_key key_event_end(uint16_t partition, struct bytes aggregate_id);
+/* An aggregate has one snapshot; its sequence is in the value. */
+struct store_key key_snapshot(uint16_t partition, struct bytes aggregate_id);
 struct store_key key_position(uint16_t partition, uint64_t position);
 struct store_key key_outcome(uint16_t partition, struct bytes command_id);
 struct store_key key_log(uint16_t partition, uint64_t index);

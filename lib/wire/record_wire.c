@@ -76,16 +76,12 @@ void wire_log_batch_add(struct buffer *out, const struct outcome *outcome,
     put_end(out, record);
 }
 
-void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snapshot,
-                                 uint64_t replaces)
+void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snapshot)
 {
-    size_t record = put_begin(out, 2);
-    size_t inner = put_begin(out, 1);
+    size_t begun = put_begin(out, 2);
 
     wire_snapshot_pack(out, snapshot);
-    put_end(out, inner);
-    put_u64(out, 2, replaces);
-    put_end(out, record);
+    put_end(out, begun);
 }
 
 static enum status command_record_from(struct command_record *record, struct arena *arena,
@@ -122,8 +118,7 @@ enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
     for (size_t i = 0; i < batch->n_snapshots && status == STATUS_OK; i++) {
         struct snapshot_record *record = &out->snapshots[i];
 
-        record->packed = from_data(batch->snapshots[i]->snapshot);
-        record->replaces = batch->snapshots[i]->replaces;
+        record->packed = from_data(batch->snapshots[i]);
         status = wire_snapshot_decode(record->packed, arena, &record->snapshot, fault);
     }
     return status;

@@ -203,9 +203,8 @@ MUST_USE enum status wire_outcome_decode(struct bytes packed, struct arena *aren
 void wire_log_batch_add(struct buffer *out, const struct outcome *outcome,
                         const struct bytes *packed_events, size_t event_count);
 
-/* The same for a snapshot; `replaces` is the sequence of the one before, 0 for none. */
-void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snapshot,
-                                 uint64_t replaces);
+/* The same for a snapshot. */
+void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snapshot);
 
 struct log_batch {
     struct command_record {
@@ -217,7 +216,6 @@ struct log_batch {
     struct snapshot_record {
         struct snapshot snapshot;
         struct bytes packed;
-        uint64_t replaces;
     } *snapshots;
     size_t snapshot_count;
 };

@@ -747,7 +747,7 @@ void node_executed(struct node *n, uint64_t number, void *what)
     end_turn(n);
 }
 
-/* Copy the partition's range from whoever leads it, as server/range_fetch.c does page by page. */
+/* Copy the partition's range from a replica that has it, as server/range_fetch.c does page by page. */
 static bool fetch_range(struct node *n, uint16_t p, uint64_t index, struct applied *applied)
 {
     static const enum store_family families[] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
@@ -764,7 +764,7 @@ static bool fetch_range(struct node *n, uint16_t p, uint64_t index, struct appli
     for (int i = 0; i < w->node_count; i++)
         if (i != n->index && w->nodes[i].alive && !w->cut[i][n->index] &&
             w->nodes[i].paused_until_us <= w->now_us && w->nodes[i].slots[p].partition != NULL &&
-            partition_view(w->nodes[i].slots[p].partition).leading)
+            partition_view(w->nodes[i].slots[p].partition).stored_index >= index)
             source = &w->nodes[i];
     if (source == NULL ||
         store_get(source->store, STORE_META, key_bytes(&meta), &arena, &value, &fault) !=
@@ -779,8 +779,6 @@ static bool fetch_range(struct node *n, uint16_t p, uint64_t index, struct appli
                                                        key_bytes(&from), key_bytes(&to), false);
         struct bytes key;
 
-        if (families[f] == STORE_SNAPSHOTS)
-            store_batch_delete_range(batch, families[f], key_bytes(&from), key_bytes(&to));
         while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK)
             store_batch_put(batch, families[f], key, value);
         store_cursor_free(cursor);

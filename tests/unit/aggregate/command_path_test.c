@@ -548,7 +548,12 @@ static size_t snapshots_stored(struct fixture *f, uint64_t *newest)
     size_t count = 0;
 
     while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK) {
-        *newest = key_last_number(key);
+        struct arena arena = {0};
+        struct snapshot snapshot;
+
+        assert_ok(wire_snapshot_decode(value, &arena, &snapshot, &fault));
+        *newest = snapshot.sequence;
+        arena_release(&arena);
         count++;
     }
     store_cursor_free(cursor);
