@@ -191,6 +191,7 @@ struct link_letter {
 struct installed_letter {
     struct letter letter;
     uint32_t partition;
+    bool stopped; /* no range, and none will come */
     struct applied applied;
 };
 
@@ -322,6 +323,8 @@ bool range_fetches_gone(struct range_fetches *fetches);
 void range_fetches_free(struct range_fetches *fetches);
 void range_fetch_start(struct node *node, uint32_t partition, uint64_t leader, uint64_t index,
                        uint64_t term);
+/* An installed_letter comes when the last page is written. */
+void range_fetch_stop(struct node *node, uint32_t partition);
 void range_fetches_tick(struct range_fetches *fetches, uint64_t now_ms); /* control thread */
 
 /* ---- read_relay.c: reads of partitions that have no replica here ---- */

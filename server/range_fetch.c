@@ -21,6 +21,7 @@ struct range_fetch {
     atomic_int writing; /* pages at the storage thread */
     size_t attempts;
     bool complete;
+    bool unwanted; /* stop, and say so */
     bool done;
 };
 
@@ -77,17 +78,25 @@ static enum status write_pairs(struct range_fetch *fetch, struct rpc_stream *str
     return STATUS_OK;
 }
 
-static void install(struct range_fetch *fetch, const struct applied *applied)
+/* NULL: no range after all. */
+static void report(struct range_fetch *fetch, const struct applied *applied)
 {
     struct installed_letter *letter = memory_zero(1, sizeof *letter);
 
     letter->letter.kind = LETTER_INSTALLED;
     letter->partition = fetch->partition;
-    letter->applied = *applied;
+    letter->stopped = applied == NULL;
+    if (applied != NULL)
+        letter->applied = *applied;
+    shard_send(node_shard_of(fetch->all->node, fetch->partition), &letter->letter);
+}
+
+static void install(struct range_fetch *fetch, const struct applied *applied)
+{
     fetch->complete = true;
     journal(JOURNAL_INFO, "range-installed", "partition %u up to index %llu", fetch->partition,
             (unsigned long long)applied->index);
-    shard_send(node_shard_of(fetch->all->node, fetch->partition), &letter->letter);
+    report(fetch, applied);
 }
 
 static void on_message(void *user, struct rpc_stream *stream, struct bytes message)
@@ -183,6 +192,20 @@ void range_fetch_start(struct node *node, uint32_t partition, uint64_t leader, u
     pthread_mutex_unlock(&all->lock);
 }
 
+void range_fetch_stop(struct node *node, uint32_t partition)
+{
+    struct range_fetches *all = node->range_fetches;
+
+    pthread_mutex_lock(&all->lock);
+    for (struct range_fetch *fetch = all->first; fetch != NULL; fetch = fetch->next)
+        if (fetch->partition == partition && !fetch->complete) {
+            fetch->unwanted = true;
+            if (fetch->stream != NULL)
+                rpc_stream_cancel(fetch->stream);
+        }
+    pthread_mutex_unlock(&all->lock);
+}
+
 /* A few at a time: each takes part of the disk and of the network. */
 enum { FETCHES_AT_ONCE = 2 };
 
@@ -195,6 +218,11 @@ void range_fetches_tick(struct range_fetches *all, uint64_t now_ms)
     while (*at != NULL) {
         struct range_fetch *fetch = *at;
 
+        if (fetch->unwanted && !fetch->complete && fetch->stream == NULL &&
+            atomic_load(&fetch->writing) == 0) {
+            report(fetch, NULL);
+            fetch->done = true;
+        }
         if (fetch->done && atomic_load(&fetch->writing) == 0) {
             *at = fetch->next;
             rpc_channel_free(fetch->channel);
@@ -206,7 +234,7 @@ void range_fetches_tick(struct range_fetches *all, uint64_t now_ms)
     }
     for (struct range_fetch *fetch = all->first; fetch != NULL && !all->stopping;
          fetch = fetch->next)
-        if (fetch->stream == NULL && !fetch->done && now_ms >= fetch->retry_ms && running < FETCHES_AT_ONCE) {
+        if (fetch->stream == NULL && !fetch->done && !fetch->unwanted && now_ms >= fetch->retry_ms && running < FETCHES_AT_ONCE) {
             dial(fetch);
             running++;
         }

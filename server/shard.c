@@ -139,6 +139,14 @@ static void effect_need_range(void *context, struct partition *partition, uint64
     range_fetch_start(slot->shard->node, slot->id, leader, index, term);
 }
 
+static void effect_stop_range(void *context, struct partition *partition)
+{
+    struct slot *slot = context;
+
+    (void)partition;
+    range_fetch_stop(slot->shard->node, slot->id);
+}
+
 static void effect_failed(void *context, struct partition *partition, const struct fault *fault)
 {
     struct slot *slot = context;
@@ -254,8 +262,13 @@ static enum status open_slot(struct shard *shard, struct slot *slot, struct faul
         .heartbeat_ms = (unsigned)node->config.heartbeat_interval_ms,
         .seed = (uint32_t)random_u64(),
     };
-    struct partition_effects effects = {slot,         effect_send,       effect_apply,
-                                        effect_ownership, effect_need_range, effect_failed};
+    struct partition_effects effects = {slot,
+                                        effect_send,
+                                        effect_apply,
+                                        effect_ownership,
+                                        effect_need_range,
+                                        effect_stop_range,
+                                        effect_failed};
     struct aggregates_settings aggregate_settings = {
         .partition = (uint16_t)slot->id,
         .payload_bytes_max = (uint32_t)node->config.payload_bytes_max,
@@ -450,7 +463,9 @@ static void take_letter(struct shard *shard, struct letter *letter)
             node_fail(shard->node, &fault);
             break;
         }
-        partition_installed(slot->partition, &installed->applied, &shard->turn);
+        partition_installed(slot->partition, installed->stopped ? NULL : &installed->applied,
+                            &shard->turn);
+        slot->touched = true;
         break;
     }
     case LETTER_SEND: {

@@ -63,13 +63,14 @@ struct partition {
     uint64_t read_barrier_index;
     uint64_t read_barrier_ticket;
     /* The leader's newest InstallSnapshot waits for its range; libraft hears of it only when the range
-     * is in the store. Until then this replica votes and follows with the log that it has. */
+     * is in the store. Until then this replica votes and follows with the log that it has, but applies
+     * nothing: what comes from another replica must not be older than what is here. */
     bool fetching;
-    bool applied_since; /* something was applied since the fetch began: the range is of no use */
+    bool stopping_fetch;
     uint64_t wanted_from;
     struct replica_message wanted;
     struct buffer wanted_configuration;
-    struct applied fetched; /* what the range in the store holds, index 0 for none */
+    struct applied fetched; /* what the range in the store holds, while libraft is told of it */
     bool restoring;         /* libraft asked for it in this step */
     struct raft_snapshot_metadata install;
     bool failed;
@@ -318,8 +319,8 @@ static void apply_committed(struct partition *p, const struct turn *turn)
     struct arena arena = {0};
     bool any = false;
 
-    if (p->restoring)
-        return; /* the range holds it */
+    if (p->restoring || p->fetching)
+        return;
     while (p->applied.index < commit && !p->failed) {
         uint64_t index = p->applied.index + 1;
         struct log_entry entry;
@@ -341,8 +342,6 @@ static void apply_committed(struct partition *p, const struct turn *turn)
     arena_release(&arena);
     if (!any)
         return;
-    p->applied_since = true;
-    p->fetched.index = 0;
     p->scratch.len = 0;
     wire_applied_pack(&p->scratch, &p->applied);
     put_meta(p, "applied", turn);
@@ -412,6 +411,12 @@ static void follow_state(struct partition *p, const struct turn *turn)
     follow_loss(p);
     if (raft_state(&p->raft) == RAFT_LEADER && p->leading_term == 0)
         begin_leading(p, turn);
+    /* Whoever leads has all in its log, and so has a follower that got the entries after all. */
+    if (p->fetching && !p->stopping_fetch &&
+        (p->leading_term != 0 || p->last_index >= p->wanted.log_index)) {
+        p->stopping_fetch = true;
+        p->effects.stop_range(p->effects.context, p);
+    }
     if (p->leading_term != 0 && p->barrier_index != 0 && p->stored_index >= p->barrier_index)
         set_owner(p, true);
 }
@@ -496,7 +501,7 @@ static bool range_is_here(struct partition *p, uint64_t from, const struct repli
     if (p->fetching)
         return false;
     p->fetching = true;
-    p->applied_since = false;
+    p->stopping_fetch = false;
     p->effects.need_range(p->effects.context, p, from, message->log_index, message->log_term);
     return false;
 }
@@ -683,10 +688,13 @@ void partition_installed(struct partition *p, const struct applied *applied,
     if (!p->fetching)
         return;
     p->fetching = false;
-    if (p->applied_since)
-        return; /* the log came after all; if it isn't enough, the leader says so again */
-    p->fetched = *applied;
-    partition_receive(p, p->wanted_from, &wanted, turn);
+    if (applied != NULL) {
+        p->fetched = *applied;
+        partition_receive(p, p->wanted_from, &wanted, turn);
+        p->fetched.index = 0;
+    }
+    apply_committed(p, turn);
+    follow_state(p, turn);
 }
 
 /* ---- what the owner may ask ---- */

@@ -51,6 +51,8 @@ struct partition_effects {
      * that index, then partition_installed(). Not asked again until then. */
     void (*need_range)(void *context, struct partition *partition, uint64_t leader,
                        uint64_t index, uint64_t term);
+    /* The range isn't needed any more: partition_installed() without one when no more of it comes. */
+    void (*stop_range)(void *context, struct partition *partition);
     /* The replica can't go on; the fault says why. */
     void (*failed)(void *context, struct partition *partition, const struct fault *fault);
 };
@@ -72,7 +74,7 @@ uint64_t partition_deadline(const struct partition *partition);
 /* All batches up to the ticket are on disk. */
 void partition_written(struct partition *partition, uint64_t ticket, const struct turn *turn);
 /* The range asked for by need_range is in the store, with everything up to the applied index as
- * given. The last writes go into this turn's batch. */
+ * given; NULL when it was stopped. The last writes go into this turn's batch. */
 void partition_installed(struct partition *partition, const struct applied *applied,
                          const struct turn *turn);
 

@@ -188,7 +188,14 @@ static void effect_need_range(void *context, struct partition *partition, uint64
     (void)leader;
     (void)term;
     *range = (struct range_here){slot->id, index};
+    slot->stop_range = false;
     world_at(w, w->now_us + 20000, EVENT_RANGE, slot->node->index, slot->id, range);
+}
+
+static void effect_stop_range(void *context, struct partition *partition)
+{
+    (void)partition;
+    ((struct slot *)context)->stop_range = true;
 }
 
 static void effect_failed(void *context, struct partition *partition, const struct fault *fault)
@@ -429,8 +436,13 @@ void node_start(struct node *n)
                                               .heartbeat_ms = 100,
                                               .checkpoint_entries = 24,
                                               .seed = (uint32_t)rng_next(&w->network_rng)};
-        struct partition_effects effects = {slot,             effect_send,       effect_apply,
-                                            effect_ownership, effect_need_range, effect_failed};
+        struct partition_effects effects = {slot,
+                                            effect_send,
+                                            effect_apply,
+                                            effect_ownership,
+                                            effect_need_range,
+                                            effect_stop_range,
+                                            effect_failed};
         struct aggregates_settings aggregate_settings = {.partition = p,
                                                          .payload_bytes_max = 1 << 16,
                                                          .snapshot_every = 5,
@@ -798,6 +810,14 @@ void node_range(struct node *n, void *what)
 
     if (slot->partition == NULL || !partition_view(slot->partition).installing) {
         free(range);
+        return;
+    }
+    if (slot->stop_range) {
+        free(range);
+        begin_turn(n);
+        partition_installed(slot->partition, NULL, &n->turn);
+        slot->touched = true;
+        end_turn(n);
         return;
     }
     /* Pages go through the disk's queue like every write: behind what was applied before. */

@@ -111,7 +111,7 @@ struct slot {
     struct partition *partition;
     struct aggregates *aggregates;
     bool touched;
-    bool ranging;
+    bool stop_range;
 };
 
 /* A read that waits for its barrier here, or for its index. */

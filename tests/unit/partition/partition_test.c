@@ -22,6 +22,7 @@ struct replica {
     bool owner;
     bool cut_off;
     bool wants_range;
+    bool stops_range;
     uint64_t range_index;
     bool disk_stalls; /* batches are kept, not written */
 };
@@ -92,6 +93,12 @@ static void on_need_range(void *context, struct partition *partition, uint64_t l
     r->range_index = index;
 }
 
+static void on_stop_range(void *context, struct partition *partition)
+{
+    (void)partition;
+    ((struct replica *)context)->stops_range = true;
+}
+
 static void on_failed(void *context, struct partition *partition, const struct fault *fault)
 {
     (void)context;
@@ -111,8 +118,8 @@ static void start_replica(struct world *w, size_t i)
                                           .election_ms = 300,
                                           .heartbeat_ms = 75,
                                           .seed = 42 + (uint32_t)i};
-    struct partition_effects effects = {r,            on_send,       on_apply,
-                                        on_ownership, on_need_range, on_failed};
+    struct partition_effects effects = {
+        r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_failed};
     struct fault fault;
 
     r->turn.now_ms = w->now;
@@ -425,8 +432,8 @@ static void a_single_replica_owns_after_its_barrier(void **state)
                                           .replica_count = 1,
                                           .election_ms = 300,
                                           .heartbeat_ms = 75};
-    struct partition_effects effects = {&r,           on_send,       on_apply,
-                                        on_ownership, on_need_range, on_failed};
+    struct partition_effects effects = {
+        &r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_failed};
     struct fault fault;
 
     (void)state;
