@@ -370,6 +370,15 @@ enum member_status control_member_status(struct control *control, uint64_t node_
     return status;
 }
 
+void control_member_counts(struct control *control, size_t counts[MEMBER_LEFT + 1])
+{
+    memset(counts, 0, (MEMBER_LEFT + 1) * sizeof *counts);
+    pthread_mutex_lock(&control->lock);
+    for (size_t i = 0; i < control->published_count; i++)
+        counts[control->published[i].status]++;
+    pthread_mutex_unlock(&control->lock);
+}
+
 bool control_member_address(struct control *control, uint64_t node_id, char *out, size_t room)
 {
     bool found = false;

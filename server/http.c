@@ -40,6 +40,7 @@ static void print_metrics(struct node *node, struct buffer *out)
     struct metrics *m = &node->metrics;
     uint64_t memory = 0;
     uint64_t disk = 0;
+    size_t members[MEMBER_LEFT + 1];
 
     store_usage(node->store, &memory, &disk);
     buffer_printf(out, "# HELP cairn_commands_total Commands answered to callers of this node\n"
@@ -73,6 +74,18 @@ static void print_metrics(struct node *node, struct buffer *out)
     gauge(out, "cairn_partitions_owned", "Partitions owned by this node", VIEW(owned));
     gauge(out, "cairn_partitions_held", "Replicas on this node", VIEW(replicas));
     gauge(out, "cairn_partitions_lagging", "Replicas getting their range", VIEW(lagging));
+    gauge(out, "cairn_raft_leading", "Replicas that lead, owners or about to be", VIEW(leading));
+    gauge(out, "cairn_raft_entries_uncommitted", "Log entries that wait for a majority",
+          VIEW(uncommitted));
+    gauge(out, "cairn_raft_entries_unstored", "Committed log entries that aren't applied and stored",
+          VIEW(unstored));
+    gauge(out, "cairn_raft_term_sum", "Sum over the shards of their highest term; grows with elections",
+          VIEW(highest_term));
+    control_member_counts(node->control, members);
+    gauge(out, "cairn_members_alive", "Members that this node believes alive", members[MEMBER_ALIVE]);
+    gauge(out, "cairn_members_suspect", "Members that are suspected", members[MEMBER_SUSPECT]);
+    gauge(out, "cairn_members_dead", "Members that are dead or left",
+          members[MEMBER_DEAD] + members[MEMBER_LEFT]);
     gauge(out, "cairn_commands_inside", "Commands inside this node",
           (unsigned long long)atomic_load(&node->commands));
     gauge(out, "cairn_aggregate_waiting", "Commands waiting in mailboxes", VIEW(waiting));

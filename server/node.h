@@ -228,6 +228,8 @@ struct shard_view {
     atomic_size_t owned;
     atomic_size_t movable; /* led by this node, and others could */
     atomic_size_t waiting, in_flight, executing, cached, requests, replicas, lagging;
+    atomic_size_t leading, uncommitted, unstored; /* of Raft: entries in the log */
+    atomic_size_t highest_term;
 };
 const struct shard_view *shard_view(const struct shard *shard);
 
@@ -288,6 +290,8 @@ uint64_t control_member_with_handler(struct control *control, struct bytes aggre
                                      uint64_t hint);
 /* MEMBER_DEAD when it is unknown. Any thread. */
 enum member_status control_member_status(struct control *control, uint64_t node_id);
+/* How many members have each status. Any thread. */
+void control_member_counts(struct control *control, size_t counts[MEMBER_LEFT + 1]);
 /* False when the member is unknown. Any thread. */
 bool control_member_address(struct control *control, uint64_t node_id, char *out, size_t room);
 

@@ -525,19 +525,25 @@ static void note_leaders(struct shard *shard, struct slot *slot)
 static void measure(struct shard *shard)
 {
     size_t owned = 0, waiting = 0, in_flight = 0, executing = 0, cached = 0, lagging = 0;
-    size_t movable = 0;
+    size_t movable = 0, leading = 0, uncommitted = 0, unstored = 0, term = 0;
 
     for (size_t i = 0; i < shard->slot_count; i++) {
         const struct slot *slot = &shard->slots[i];
         struct aggregates_view view;
+        struct partition_view raft;
 
         if (slot->partition == NULL)
             continue;
         view = aggregates_view(slot->aggregates);
         owned += partition_is_owner(slot->partition) &&
                  slot->id < node_partition_count(shard->node);
-        movable += slot->set->count > 1 && partition_view(slot->partition).leading;
-        lagging += partition_view(slot->partition).installing;
+        raft = partition_view(slot->partition);
+        leading += raft.leading;
+        uncommitted += raft.last_index > raft.commit_index ? raft.last_index - raft.commit_index : 0;
+        unstored += raft.commit_index > raft.stored_index ? raft.commit_index - raft.stored_index : 0;
+        term = raft.term > term ? raft.term : term;
+        movable += slot->set->count > 1 && raft.leading;
+        lagging += raft.installing;
         waiting += view.waiting;
         in_flight += view.in_flight;
         executing += view.executing;
@@ -545,6 +551,10 @@ static void measure(struct shard *shard)
     }
     atomic_store(&shard->view.owned, owned);
     atomic_store(&shard->view.movable, movable);
+    atomic_store(&shard->view.leading, leading);
+    atomic_store(&shard->view.uncommitted, uncommitted);
+    atomic_store(&shard->view.unstored, unstored);
+    atomic_store(&shard->view.highest_term, term);
     atomic_store(&shard->view.waiting, waiting);
     atomic_store(&shard->view.in_flight, in_flight);
     atomic_store(&shard->view.executing, executing);

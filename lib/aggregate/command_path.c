@@ -110,7 +110,7 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
     if (status == STATUS_OK) {
         a->sequence += count;
         a->in_flight++;
-        all->next_position += count;
+        all->next_position += count - (PLANTED(POSITION_REUSED) && count > 1);
         all->last_time_ms = time_ms;
         command->aggregate = a;
         wire_log_batch_add(&all->open, &outcome, packed, count);
@@ -319,7 +319,8 @@ static enum status prepare(struct aggregates *all, struct aggregate *a,
         cache_unload(all, a);
         return aggregate_load(all, a, command->aggregate_type, fault);
     }
-    if (command->expects_sequence && command->expected_sequence != a->sequence)
+    if (command->expects_sequence && command->expected_sequence != a->sequence &&
+        !PLANTED(EXPECTATION_IGNORED))
         return fault_set(fault, STATUS_CONFLICT, "SEQUENCE_CONFLICT",
                          "aggregate %.*s has %llu events, the command expected %llu; read it "
                          "again and decide anew",
@@ -427,7 +428,8 @@ static void discard_open(struct aggregates *all, enum status status)
         struct aggregate *a = command->aggregate;
 
         a->in_flight--;
-        cache_unload(all, a);
+        if (!PLANTED(STATE_KEPT_AFTER_LOSS))
+            cache_unload(all, a);
         refuse(all, command, &fault);
         command = next;
     }
@@ -483,6 +485,8 @@ static void put_record(struct aggregates *all, const struct command_record *reco
     for (size_t i = 0; i < record->event_count; i++) {
         uint64_t sequence = outcome->first_sequence + i;
 
+        if (PLANTED(LAST_EVENT_LOST) && i > 0 && i + 1 == record->event_count)
+            continue;
         key = key_event(partition, outcome->aggregate_id, sequence);
         store_batch_put(batch, STORE_EVENTS, key_bytes(&key), record->packed_events[i]);
         scratch->len = 0;
@@ -491,6 +495,8 @@ static void put_record(struct aggregates *all, const struct command_record *reco
         key = key_position(partition, outcome->first_position + i);
         store_batch_put(batch, STORE_POSITIONS, key_bytes(&key), buffer_bytes(scratch));
     }
+    if (PLANTED(REJECTION_NOT_RECORDED) && outcome->rejection.present)
+        return;
     scratch->len = 0;
     wire_outcome_pack(scratch, outcome);
     key = key_outcome(partition, outcome->command_id);

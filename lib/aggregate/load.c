@@ -65,7 +65,8 @@ static uint64_t begin_state(struct aggregate *a, const struct snapshot *snapshot
     if (snapshot->present && a->module->decode != NULL)
         a->state = a->module->decode(to_module(a->id), to_module(snapshot->payload.content));
     if (a->state != NULL)
-        return snapshot->sequence;
+        return snapshot->sequence +
+               (PLANTED(SNAPSHOT_SKIPS_EVENT) && snapshot->sequence < a->sequence);
     a->state = a->module->create(to_module(a->id));
     return 0;
 }

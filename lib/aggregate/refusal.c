@@ -27,7 +27,7 @@ void refusal_add(struct aggregates *all, struct admitted *commands, const struct
 {
     struct refusal *refusal;
 
-    if (outcome_unknown(fault->status)) {
+    if (outcome_unknown(fault->status) || PLANTED(REFUSAL_WITHOUT_BARRIER)) {
         answer_all(all, commands, NULL, fault);
         return;
     }

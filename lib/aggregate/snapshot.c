@@ -12,7 +12,7 @@ static void add_to_entry(struct aggregates *all, struct aggregate *a, uint64_t s
     struct snapshot snapshot = {
         .aggregate_type = a->type,
         .aggregate_id = a->id,
-        .sequence = sequence,
+        .sequence = sequence + PLANTED(SNAPSHOT_AHEAD),
         .payload = payload,
     };
 

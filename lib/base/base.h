@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "limits.h"
+#include "plant.h"
 
 #define MUST_USE __attribute__((warn_unused_result))
 #define PRINTF_LIKE(text, first) __attribute__((format(printf, text, first)))

@@ -66,6 +66,7 @@ struct swim {
 
     uint64_t next_gossip;
     uint64_t next_push;
+    uint32_t push_wait_ms; /* short while young: many that start at once miss each other's gossip */
     uint64_t next_join;
     uint64_t next_reconnect;
     uint64_t now;
@@ -619,7 +620,10 @@ void swim_tick(struct swim *s, uint64_t now_ms)
     if (s->now >= s->next_join)
         tick_join(s);
     if (s->now >= s->next_push) {
-        s->next_push = s->now + s->settings.push_pull_interval_ms;
+        s->push_wait_ms = s->push_wait_ms * 2 < s->settings.push_pull_interval_ms
+                              ? s->push_wait_ms * 2
+                              : s->settings.push_pull_interval_ms;
+        s->next_push = s->now + s->push_wait_ms;
         push_to(s, false);
     }
     if (s->now >= s->next_reconnect) {
@@ -728,7 +732,8 @@ struct swim *swim_new(const struct swim_settings *settings, const struct swim_ef
     s->effects = *effects;
     s->random = settings->seed == 0 ? 88172645463325252ULL : settings->seed;
     s->now = now_ms;
-    s->next_push = now_ms + settings->push_pull_interval_ms;
+    s->push_wait_ms = settings->push_pull_interval_ms / 32 + 1;
+    s->next_push = now_ms + s->push_wait_ms;
     s->next_probe = now_ms + draw(s) % settings->probe_interval_ms;
     s->settings.name = NULL; /* the copies are in peers[0] */
     s->settings.address = NULL;

@@ -116,7 +116,8 @@ static void write_vote(struct partition *p, const struct turn *turn)
 {
     p->scratch.len = 0;
     wire_vote_pack(&p->scratch, raft_current_term(&p->raft), raft_voted_for(&p->raft));
-    put_meta(p, "vote", turn);
+    if (!PLANTED(VOTE_NOT_WRITTEN))
+        put_meta(p, "vote", turn);
     (void)write_of(p, turn);
     p->vote_ticket = turn->ticket;
 }
@@ -342,9 +343,11 @@ static void apply_committed(struct partition *p, const struct turn *turn)
     arena_release(&arena);
     if (!any)
         return;
+    p->applied.index += PLANTED(APPLIED_AHEAD);
     p->scratch.len = 0;
     wire_applied_pack(&p->scratch, &p->applied);
     put_meta(p, "applied", turn);
+    p->applied.index -= PLANTED(APPLIED_AHEAD);
     write_of(p, turn)->applied_index = p->applied.index;
 }
 
@@ -417,7 +420,8 @@ static void follow_state(struct partition *p, const struct turn *turn)
         p->stopping_fetch = true;
         p->effects.stop_range(p->effects.context, p);
     }
-    if (p->leading_term != 0 && p->barrier_index != 0 && p->stored_index >= p->barrier_index)
+    if (p->leading_term != 0 && p->barrier_index != 0 &&
+        (p->stored_index >= p->barrier_index || PLANTED(OWNER_WITHOUT_BARRIER)))
         set_owner(p, true);
 }
 
@@ -450,7 +454,8 @@ static void step(struct partition *p, struct raft_event *event, const struct tur
         fail(p, "the consensus engine stopped", raft_strerror(code));
         return;
     }
-    follow_loss(p);
+    if (!PLANTED(LOSS_NOTICED_LATE))
+        follow_loss(p);
     if (update.flags & (RAFT_UPDATE_CURRENT_TERM | RAFT_UPDATE_VOTED_FOR))
         write_vote(p, turn);
     if (update.flags & RAFT_UPDATE_ENTRIES) /* the array is the event's, the payloads are ours */
@@ -463,6 +468,12 @@ static void step(struct partition *p, struct raft_event *event, const struct tur
     if (update.flags & RAFT_UPDATE_COMMIT_INDEX)
         apply_committed(p, turn);
     follow_state(p, turn);
+    if (PLANTED(ACK_BEFORE_FSYNC) && (update.flags & RAFT_UPDATE_ENTRIES) != 0) {
+        struct raft_event early = {.type = RAFT_PERSISTED_ENTRIES};
+
+        early.persisted_entries.index = p->last_index;
+        step(p, &early, turn);
+    }
 }
 
 /*
@@ -715,6 +726,10 @@ enum status partition_read_barrier(struct partition *p, const struct turn *turn,
 
     if (!p->owner)
         return STATUS_NOT_OWNER;
+    if (PLANTED(READ_WITHOUT_BARRIER)) {
+        *index = p->stored_index;
+        return STATUS_OK;
+    }
     if (p->read_barrier_ticket != turn->ticket || p->read_barrier_index != p->last_index) {
         status = submit(p, RAFT_BARRIER, blob_new(0), turn, &p->read_barrier_index);
         if (status == STATUS_OK)

@@ -105,6 +105,18 @@ def test_the_system_partition_keeps_the_placement(three):
     assert versions() == [1, 1, 1]
 
 
+def test_metrics_tell_membership_and_consensus(three):
+    three.nodes[2].kill()
+    for node in three.nodes[:2]:
+        wait_until(lambda: node.metrics()["cairn_members_dead"] == 1, 60 * SLOW, "the death known")
+        assert node.metrics()["cairn_members_alive"] == 2
+        assert node.metrics()["cairn_raft_term_sum"] >= 2
+    wait_until(lambda: sum(n.metrics()["cairn_raft_leading"] for n in three.nodes[:2]) == 65,
+               20 * SLOW, "a leader for 64 partitions and the system's")
+    wait_until(lambda: all(n.metrics()["cairn_raft_entries_unstored"] == 0 for n in three.nodes[:2]),
+               20 * SLOW, "everything stored")
+
+
 def test_any_node_takes_any_command(three):
     owner = owner_of(three, "other")
     for turn in range(3):

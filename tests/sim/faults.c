@@ -18,6 +18,7 @@ static const struct {
     {"disks", 1U << FAULT_SLOW_DISK | 1U << FAULT_BAD_DISK | 1U << FAULT_CRASH | 1U << FAULT_LOST_DISK},
     {"clocks", 1U << FAULT_CLOCK_JUMP | 1U << FAULT_PAUSE},
     {"workers", 1U << FAULT_WORKERS | 1U << FAULT_TRANSFER},
+    {"elections", 1U << FAULT_CRASH | 1U << FAULT_CUT | 1U << FAULT_RESET | 1U << FAULT_POWER},
     {"ownership", 1U << FAULT_TRANSFER | 1U << FAULT_CUT | 1U << FAULT_PAUSE | 1U << FAULT_CRASH},
 };
 
@@ -53,13 +54,15 @@ void faults_plan(struct world *w)
     uint32_t kinds = 0;
     size_t count;
     int lost = 0;
+    bool many;
 
     for (size_t i = 0; i < COUNT_OF(scenarios); i++)
         if (strcmp(scenarios[i].name, w->scenario) == 0)
             kinds = scenarios[i].kinds;
     if (kinds == 0)
         return;
-    count = 1 + rng_below(&rng, FAULTS_MAX / 2);
+    many = strcmp(w->scenario, "elections") == 0; /* and short: restarts in the middle of votes */
+    count = many ? FAULTS_MAX : 1 + rng_below(&rng, FAULTS_MAX / 2);
     while (w->fault_count < count) {
         struct planned_fault *f = &w->faults[w->fault_count];
 
@@ -67,7 +70,8 @@ void faults_plan(struct world *w)
             f->kind = (enum fault_kind)rng_below(&rng, FAULT_KINDS);
         while ((kinds & 1U << f->kind) == 0);
         f->at_ms = 400 + rng_below(&rng, 7600);
-        f->length_ms = 1 + rng_below(&rng, rng_chance(&rng, 300) ? 4000 : 700);
+        f->length_ms = 1 + rng_below(&rng, rng_chance(&rng, 300) ? (many ? 900 : 4000)
+                                                                 : (many ? 20 : 700));
         f->node = (int)rng_below(&rng, (uint64_t)w->node_count);
         f->other = (int)rng_below(&rng, (uint64_t)w->node_count);
         f->amount = amount_of(f->kind, &rng);

@@ -5,7 +5,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include "sim.h"
+#include "members.h"
+
+#ifdef CAIRN_PLANT
+enum plant planted;
+
+static const struct {
+    const char *name;
+    const char *text;
+} plants[] = {
+#define PLANT_NAME(name, text) {#name, text},
+    {"NONE", "no bug"}, PLANTS(PLANT_NAME)
+};
+#endif
 
 struct settings {
     uint64_t seed;
@@ -13,6 +25,7 @@ struct settings {
     const char *scenario;
     bool minimize;
     bool verbose;
+    bool members;
     long jobs;
 };
 
@@ -197,12 +210,32 @@ static void usage(FILE *out)
 {
     fputs("cairn-sim: a cluster in one thread, from one seed\n\n"
           "  --seed S        the seed, or the first of them (default 1)\n"
-          "  --scenario NAME all, calm, crashes, network, disks, clocks, workers, ownership\n"
+          "  --scenario NAME all, calm, crashes, network, disks, clocks, workers,\n"
+          "                  elections, ownership\n"
           "  --runs N        N seeds, on all cores; stops at the first that breaks a promise\n"
           "  --jobs N        processes for --runs (default: the cores)\n"
           "  --minimize      leave out the faults that aren't needed to break it\n"
+          "  --members       the table of membership figures for README.md\n"
           "  --verbose       tell what happens\n",
           out);
+#ifdef CAIRN_PLANT
+    fputs("  --plant NAME    with a known bug:\n", out);
+    for (size_t i = 1; i < COUNT_OF(plants); i++)
+        fprintf(out, "      %-24s %s\n", plants[i].name, plants[i].text);
+#endif
+}
+
+static bool plant(const char *name)
+{
+#ifdef CAIRN_PLANT
+    for (size_t i = 0; i < COUNT_OF(plants); i++)
+        if (strcmp(plants[i].name, name) == 0) {
+            planted = (enum plant)i;
+            return true;
+        }
+#endif
+    (void)name;
+    return false;
 }
 
 int main(int count, char **arguments)
@@ -211,7 +244,7 @@ int main(int count, char **arguments)
         {"seed", required_argument, NULL, 's'},    {"scenario", required_argument, NULL, 'c'},
         {"runs", required_argument, NULL, 'r'},    {"jobs", required_argument, NULL, 'j'},
         {"minimize", no_argument, NULL, 'm'},      {"verbose", no_argument, NULL, 'v'},
-        {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
+        {"members", no_argument, NULL, 't'},       {"plant", required_argument, NULL, 'p'},   {"help", no_argument, NULL, 'h'},          {NULL, 0, NULL, 0},
     };
     struct settings s = {.seed = 1, .scenario = "all", .jobs = sysconf(_SC_NPROCESSORS_ONLN)};
     int option;
@@ -236,6 +269,15 @@ int main(int count, char **arguments)
         case 'v':
             s.verbose = true;
             break;
+        case 't':
+            s.members = true;
+            break;
+        case 'p':
+            if (!plant(optarg)) {
+                usage(stderr);
+                return 2;
+            }
+            break;
         case 'h':
             usage(stdout);
             return 0;
@@ -249,5 +291,9 @@ int main(int count, char **arguments)
         return 2;
     }
     signal(SIGABRT, on_abort);
+    if (s.members) {
+        members_table(s.seed);
+        return 0;
+    }
     return s.runs > 0 ? run_many(&s) : run_one(&s);
 }

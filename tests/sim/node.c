@@ -189,7 +189,8 @@ static void effect_need_range(void *context, struct partition *partition, uint64
     (void)term;
     *range = (struct range_here){slot->id, index};
     slot->stop_range = false;
-    world_at(w, w->now_us + 20000, EVENT_RANGE, slot->node->index, slot->id, range);
+    world_at(w, w->now_us + 1000 + rng_below(&w->network_rng, 400000), EVENT_RANGE,
+             slot->node->index, slot->id, range);
 }
 
 static void effect_stop_range(void *context, struct partition *partition)
