@@ -53,6 +53,8 @@ static const struct setting settings[] = {
      "largest payload of one command or event"},
     {"memory", SIZE, AT(memory_bytes), 0, 8 << 20, UINT64_MAX, "48MiB",
      "write buffers and cache of the store"},
+    {"disk-reserve", SIZE, AT(disk_reserve_bytes), 0, 0, 60ULL << 30, "256MiB",
+     "with less free disk on most replicas commands get RESOURCE_EXHAUSTED; 0 for no limit"},
     {"outcome-retention", DURATION, AT(outcome_retention_ms), 0, 60000, UINT64_MAX, "24h",
      "how long a repeated command id gets the recorded outcome"},
     {"snapshot-every", NUMBER, AT(snapshot_every), 0, 0, UINT32_MAX, "500",

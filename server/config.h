@@ -28,6 +28,7 @@ struct config {
     uint64_t heartbeat_interval_ms;
     uint64_t payload_bytes_max;
     uint64_t memory_bytes;
+    uint64_t disk_reserve_bytes;
     uint64_t outcome_retention_ms;
     uint64_t snapshot_every;
     uint64_t default_timeout_ms;

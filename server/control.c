@@ -2,6 +2,8 @@
  * The control thread: membership and founding over gossip streams on connections of their own,
  * and what follows from them: which links to keep, what the topology is.
  */
+#include <sys/statvfs.h>
+
 #include "node.h"
 
 enum { TICK_MS = 50, TICK_FOUNDED_MS = 150, IDLE_MS = 60000, REFUSAL_MUTE_MS = 5000 };
@@ -35,6 +37,7 @@ struct control {
     struct swim *swim;
     struct founding_process *founding;
     bool stopping;
+    uint64_t next_disk;
 
     pthread_mutex_t links_lock;
     struct gossip_link *links;
@@ -435,6 +438,28 @@ static void take_letter(struct control *control, struct control_letter *letter)
     free(letter);
 }
 
+/* Once a second: how much room is left where the data lives. */
+static void look_at_disk(struct control *control, uint64_t now)
+{
+    struct node *node = control->node;
+    struct statvfs disk;
+    uint64_t before = atomic_load(&node->disk_free_bytes);
+    uint64_t reserve = node->config.disk_reserve_bytes;
+
+    if (now < control->next_disk)
+        return;
+    control->next_disk = now + 1000;
+    if (statvfs(node->config.data_dir, &disk) != 0)
+        return;
+    atomic_store(&node->disk_free_bytes, (uint64_t)disk.f_bavail * disk.f_frsize + 1);
+    if ((before == 0 || before >= reserve) && atomic_load(&node->disk_free_bytes) < reserve)
+        journal(JOURNAL_WARN, "disk-full",
+                "%s has %llu MiB left, less than --disk-reserve; commands are refused while this is so "
+                "on most replicas",
+                node->config.data_dir,
+                (unsigned long long)(atomic_load(&node->disk_free_bytes) >> 20));
+}
+
 static void *run(void *context)
 {
     struct control *control = context;
@@ -463,6 +488,7 @@ static void *run(void *context)
         }
         links_tick(node->links, now);
         range_fetches_tick(node->range_fetches, now);
+        look_at_disk(control, now);
         workers_tick(node->workers, now);
         close_idle(control, now);
     }

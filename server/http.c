@@ -97,6 +97,8 @@ static void print_metrics(struct node *node, struct buffer *out)
           workers_count(node->workers));
     gauge(out, "cairn_store_memory_bytes", "Write buffers and cache", memory);
     gauge(out, "cairn_store_disk_bytes", "Table files", disk);
+    gauge(out, "cairn_disk_free_bytes", "Free space where the data lives",
+          atomic_load(&node->disk_free_bytes));
     gauge(out, "cairn_placement_version", "Newest placement that this node's system replica holds",
           atomic_load(&m->placement_version));
     gauge(out, "cairn_node_serving", "1 while owners of all partitions are known",

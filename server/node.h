@@ -55,6 +55,7 @@ struct node {
     struct metrics metrics;
     _Atomic(const struct founding *) founding; /* set once, when the cluster is known */
     atomic_int commands;                       /* inside this node now */
+    atomic_ullong disk_free_bytes;             /* looked at once a second; 0 for not yet */
     atomic_bool draining;
     atomic_bool failed; /* the node must stop, with this exit code */
     atomic_int exit_code;

@@ -260,6 +260,7 @@ static enum status open_slot(struct shard *shard, struct slot *slot, struct faul
         .replica_count = slot->set->count,
         .election_ms = (unsigned)node->config.election_timeout_ms,
         .heartbeat_ms = (unsigned)node->config.heartbeat_interval_ms,
+        .disk_reserve_mib = (uint16_t)(node->config.disk_reserve_bytes >> 20),
         .seed = (uint32_t)random_u64(),
     };
     struct partition_effects effects = {slot,
@@ -608,10 +609,20 @@ static void tick(struct shard *shard)
 
 /* ---- the turn ---- */
 
+static uint16_t disk_free_mib(const struct node *node)
+{
+    uint64_t bytes = atomic_load_explicit(&((struct node *)node)->disk_free_bytes,
+                                          memory_order_relaxed);
+    uint64_t mib = bytes >> 20;
+
+    return bytes == 0 ? 0 : mib >= UINT16_MAX ? UINT16_MAX : mib == 0 ? 1 : (uint16_t)mib;
+}
+
 static void begin_turn(struct shard *shard)
 {
     shard->moment = (struct moment){clock_monotonic_ms(), clock_wall_ms()};
     shard->turn.now_ms = shard->moment.now_ms;
+    shard->turn.disk_free_mib = disk_free_mib(shard->node);
 }
 
 static void flush_touched(struct shard *shard)

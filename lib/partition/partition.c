@@ -271,6 +271,11 @@ static void send_message(struct partition *p, const struct raft_message *in)
         send_entries(p, in->server_id, &message, in->append_entries.n_entries);
         return;
     }
+    /* libraft refuses a pre-vote of an older term in that older term, so the asker never learns of ours;
+     * when it has the longer log, nobody can be elected. (Found by cairn-sim: seed 1001784.) */
+    if (in->type == RAFT_REQUEST_VOTE_RESULT && message.pre_vote && !message.flag &&
+        message.term < raft_current_term(&p->raft))
+        message.term = raft_current_term(&p->raft);
     if (in->type == RAFT_INSTALL_SNAPSHOT) {
         message.configuration = buffer_bytes(&p->configuration);
         message.configuration_index = p->configuration_index;
@@ -378,6 +383,8 @@ static enum status submit(struct partition *p, enum raft_entry_type type, struct
         return STATUS_NOT_OWNER;
     }
     *index = before + 1;
+    /* Reads go on when the disks are full, and a barrier takes no room to speak of. */
+    raft_set_capacity_threshold(&p->raft, type == RAFT_BARRIER ? 0 : p->settings.disk_reserve_mib);
     step(p, &event, turn);
     if (p->last_index == before) { /* refused: the majority's disks are full */
         blob_drop(payload);
@@ -445,7 +452,7 @@ static void step(struct partition *p, struct raft_event *event, const struct tur
     if (p->failed)
         return;
     event->time = turn->now_ms;
-    event->capacity = 0xFFFF;
+    event->capacity = turn->disk_free_mib == 0 ? UINT16_MAX : turn->disk_free_mib;
     code = raft_step(&p->raft, event, &update);
     if (code == RAFT_NOTLEADER || code == RAFT_NOSPACE || code == RAFT_CANTCHANGE ||
         code == RAFT_BADID || code == RAFT_NOTFOUND)

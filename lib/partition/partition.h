@@ -22,7 +22,8 @@ struct partition;
 struct turn {
     uint64_t now_ms;
     struct store_batch *batch;
-    uint64_t ticket; /* grows from turn to turn */
+    uint64_t ticket;        /* grows from turn to turn */
+    uint16_t disk_free_mib; /* clipped; 0 when it isn't known */
 };
 
 struct partition_settings {
@@ -32,6 +33,7 @@ struct partition_settings {
     size_t replica_count;
     unsigned election_ms;
     unsigned heartbeat_ms;
+    uint16_t disk_reserve_mib;   /* with less on most replicas nothing is submitted; 0 for no limit */
     uint64_t checkpoint_entries; /* the log is trimmed after so many; 0 for limits.h */
     uint32_t seed;
 };

@@ -117,6 +117,7 @@ static void start_replica(struct world *w, size_t i)
                                           .replica_count = NODES,
                                           .election_ms = 300,
                                           .heartbeat_ms = 75,
+                                          .disk_reserve_mib = 100,
                                           .seed = 42 + (uint32_t)i};
     struct partition_effects effects = {
         r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_failed};
@@ -295,6 +296,33 @@ static void nobody_commits_alone(void **state)
     assert_int_equal(o->applied_count, before);
 }
 
+static void with_most_disks_full_nothing_is_submitted_but_reads_go_on(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+    uint64_t index;
+
+    (void)submit(o, 0);
+    turns(w, 50);
+    o->turn.disk_free_mib = 5; /* one full disk of three hinders nobody */
+    turns(w, 50);
+    (void)submit(o, 1);
+    for (size_t i = 0; i < NODES; i++)
+        w->replicas[i].turn.disk_free_mib = 5;
+    turns(w, 50);
+    assert_status(partition_submit(o->partition, blob_new(8), &o->turn, &index), STATUS_EXHAUSTED);
+    assert_ok(partition_read_barrier(o->partition, &o->turn, &index));
+    turns(w, 50);
+    assert_true(partition_stored_index(o->partition) >= index);
+    for (size_t i = 0; i < NODES; i++)
+        w->replicas[i].turn.disk_free_mib = 500;
+    turns(w, 50);
+    (void)submit(o, 2);
+    turns(w, 50);
+    for (size_t i = 0; i < NODES; i++)
+        assert_applied(&w->replicas[i], 0, 3);
+}
+
 static void a_deposed_owners_work_is_thrown_away(void **state)
 {
     struct world *w = *state;
@@ -439,7 +467,7 @@ static void a_single_replica_owns_after_its_barrier(void **state)
     (void)state;
     assert_ok(store_open_memory(&store));
     r.store = store;
-    r.turn = (struct turn){1000, store_batch_new(store), 1};
+    r.turn = (struct turn){1000, store_batch_new(store), 1, 0};
     assert_ok(partition_new(&r.partition, &settings, &effects, store, &r.turn, &fault));
     assert_false(r.owner); /* its barrier is not on disk yet */
     for (int i = 0; i < 3; i++)
@@ -455,6 +483,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(what_the_owner_appends_all_apply_once_in_order, set_up,
                                         tear_down),
         cmocka_unit_test_setup_teardown(nobody_commits_alone, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(
+            with_most_disks_full_nothing_is_submitted_but_reads_go_on, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_deposed_owners_work_is_thrown_away, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_follower_acknowledges_only_what_its_disk_has, set_up,
                                         tear_down),
