@@ -14,7 +14,12 @@
 #include "raft_message.h"
 #include "tail.h"
 
-enum { ENGINE_HEARTBEAT_MS = 2 }; /* see partition_deadline() */
+enum {
+    ENGINE_HEARTBEAT_MS = 2, /* see partition_deadline() */
+    /* How long a leader waits for a snapshot to be taken before it tries its log again (libraft: 30 s).
+     * Asking again costs nothing: a range that is on its way isn't begun anew. */
+    SNAPSHOT_RETRY_MS = 3000,
+};
 
 /* One turn's writes that somebody waits for. */
 struct pending_write {
@@ -487,21 +492,32 @@ static void step(struct partition *p, struct raft_event *event, const struct tur
  * A leader that lost our acknowledgements starts from an entry that we have trimmed; libraft refuses
  * that one as missing, for ever, because a snapshot older than our commit doesn't help either. What is
  * committed here every leader has, so such a message goes on from there. (Found by cairn-sim: seed 311.)
+ *
+ * The same with entries that the sender itself made in its term: it has them. Without that, a leader that
+ * moved its next index below what it knows we have (libraft does, after a snapshot) sends no entry any
+ * more, because our answers tell it nothing new. (Seed 7004920.)
  */
 static void skip_committed(const struct partition *p, struct replica_message *message)
 {
+    const struct log_entry *last = tail_at(&p->tail, p->last_index);
     bool applied_in_log = p->applied.index <= p->last_index;
     uint64_t index = applied_in_log ? p->applied.index : p->checkpoint.index;
-    uint64_t skipped = index - message->log_index;
+    uint64_t term = applied_in_log ? p->applied.term : p->checkpoint.term;
+    uint64_t skipped;
 
+    if (last != NULL && last->term == message->term) {
+        index = p->last_index;
+        term = last->term;
+    }
     if (message->type != REPLICA_APPEND_ENTRIES || message->log_index >= index)
         return;
+    skipped = index - message->log_index;
     if (skipped > message->entry_count)
         skipped = message->entry_count;
     message->entries += skipped;
     message->entry_count -= skipped;
     message->log_index = index;
-    message->log_term = applied_in_log ? p->applied.term : p->checkpoint.term;
+    message->log_term = term;
 }
 
 /*
@@ -1043,6 +1059,7 @@ enum status partition_new(struct partition **out, const struct partition_setting
     p->raft.tracer = NULL; /* it would format a line for every step, into one static buffer */
     raft_seed(&p->raft, settings->seed);
     raft_set_pre_vote(&p->raft, true);
+    raft_set_install_snapshot_timeout(&p->raft, SNAPSHOT_RETRY_MS);
     raft_set_election_timeout(&p->raft, settings->election_ms);
     raft_set_heartbeat_timeout(&p->raft, ENGINE_HEARTBEAT_MS);
     raft_set_max_inflight_entries(&p->raft, LOG_INFLIGHT_MAX);
