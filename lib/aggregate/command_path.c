@@ -14,11 +14,6 @@
 
 static void run(struct aggregates *all, struct aggregate *a, struct moment moment);
 
-static void not_owner(struct fault *fault)
-{
-    (void)fault_set(fault, STATUS_NOT_OWNER, "NOT_OWNER", "this node doesn't own the aggregate");
-}
-
 /* Forget a command that has no recorded outcome; it and its repeats get the fault. */
 static void refuse(struct aggregates *all, struct inflight *command, const struct fault *fault)
 {

@@ -176,6 +176,7 @@ void refusal_add(struct aggregates *all, struct admitted *commands, const struct
 void refusals_flush(struct aggregates *all);
 void refusals_stored(struct aggregates *all, uint64_t index);
 void refusals_disown(struct aggregates *all);
+void not_owner(struct fault *fault);
 void answer_all(struct aggregates *all, struct admitted *commands, const struct outcome *outcome,
                 const struct fault *fault);
 

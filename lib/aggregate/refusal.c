@@ -6,6 +6,11 @@
  */
 #include "parts.h"
 
+void not_owner(struct fault *fault)
+{
+    (void)fault_set(fault, STATUS_NOT_OWNER, "NOT_OWNER", "this node doesn't own the aggregate");
+}
+
 void answer_all(struct aggregates *all, struct admitted *commands, const struct outcome *outcome,
                 const struct fault *fault)
 {
@@ -41,7 +46,7 @@ static void give_back(struct aggregates *all, struct refusal *refusal)
 {
     struct fault fault;
 
-    (void)fault_set(&fault, STATUS_NOT_OWNER, "NOT_OWNER", "this node doesn't own the aggregate");
+    not_owner(&fault);
     while (refusal != NULL) {
         struct refusal *next = refusal->next;
 

@@ -1,7 +1,7 @@
 /*
  * Snapshots: the saved state of an aggregate, so that loading it takes what the snapshot and the
  * events behind it take. They travel in the log behind the events that they include, so every
- * replica has the same ones, and one that replaces another deletes it in the same batch.
+ * replica has the same ones. An aggregate has one: the next takes its place.
  */
 #include "parts.h"
 

@@ -26,28 +26,27 @@ static uint64_t entry_hash(struct bytes payload)
     return hash_bytes(payload) | 1; /* 0 is for no entry */
 }
 
+/* Element `index` of an array that grows with zeros. */
+static uint64_t *element(uint64_t **array, size_t *room, uint64_t index)
+{
+    if (index >= *room) {
+        size_t more = index * 2 + 64;
+
+        *array = memory_grow(*array, more * sizeof **array);
+        memset(*array + *room, 0, (more - *room) * sizeof **array);
+        *room = more;
+    }
+    return &(*array)[index];
+}
+
 static uint64_t *entry_at(struct oracle_partition *p, uint64_t index)
 {
-    if (index >= p->room) {
-        size_t room = index * 2 + 64;
-
-        p->entries = memory_grow(p->entries, room * sizeof *p->entries);
-        memset(p->entries + p->room, 0, (room - p->room) * sizeof *p->entries);
-        p->room = room;
-    }
-    return &p->entries[index];
+    return element(&p->entries, &p->room, index);
 }
 
 static uint64_t *hash_at(struct oracle_aggregate *a, uint64_t events)
 {
-    if (events >= a->room) {
-        size_t room = events * 2 + 64;
-
-        a->hashes = memory_grow(a->hashes, room * sizeof *a->hashes);
-        memset(a->hashes + a->room, 0, (room - a->room) * sizeof *a->hashes);
-        a->room = room;
-    }
-    return &a->hashes[events];
+    return element(&a->hashes, &a->room, events);
 }
 
 static int number_behind(struct bytes name)
