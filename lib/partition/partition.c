@@ -77,6 +77,7 @@ struct partition {
     struct buffer wanted_configuration;
     struct applied fetched; /* what the range in the store holds, while libraft is told of it */
     bool restoring;         /* libraft asked for it in this step */
+    bool answering_old_term;
     struct raft_snapshot_metadata install;
     bool failed;
     struct buffer scratch;
@@ -267,6 +268,23 @@ static void send_entries(struct partition *p, uint64_t to, struct replica_messag
     arena_release(&arena);
 }
 
+/*
+ * libraft's answer to an AppendEntries or InstallSnapshot of an older term has a last index that was never
+ * set, and for a snapshot it says "success": a sender that leads again by then takes that for what is on
+ * our disk, and commits. Only the answer's term matters; the rest is said here, and success isn't.
+ * (Found by cairn-sim: seed 1000298, scenario ownership.)
+ */
+static bool mend_answer_to_old_term(const struct partition *p, struct replica_message *answer)
+{
+    if (!p->answering_old_term || answer->type != REPLICA_APPEND_ENTRIES_RESULT)
+        return true;
+    if (answer->rejected == 0)
+        return false;
+    answer->log_index =
+        p->last_index < answer->rejected ? p->last_index : answer->rejected - 1;
+    return true;
+}
+
 static void send_message(struct partition *p, const struct raft_message *in)
 {
     struct replica_message message;
@@ -276,6 +294,8 @@ static void send_message(struct partition *p, const struct raft_message *in)
         send_entries(p, in->server_id, &message, in->append_entries.n_entries);
         return;
     }
+    if (!mend_answer_to_old_term(p, &message))
+        return;
     /* libraft refuses a pre-vote of an older term in that older term, so the asker never learns of ours;
      * when it has the longer log, nobody can be elected. (Found by cairn-sim: seed 1001784.) */
     if (in->type == RAFT_REQUEST_VOTE_RESULT && message.pre_vote && !message.flag &&
@@ -520,26 +540,11 @@ static void skip_committed(const struct partition *p, struct replica_message *me
     message->log_term = term;
 }
 
-/*
- * To an InstallSnapshot of an older term, and to an AppendEntries of an older term that starts at the
- * beginning, libraft answers "success" with a last index that it never set. If the sender leads again
- * by then, it takes that for what is on our disk and commits. (Found by cairn-sim: seed 1000298,
- * scenario ownership.) They are dropped: other messages tell the sender of the term.
- */
-static bool libraft_answers_nonsense(const struct partition *p,
-                                     const struct replica_message *message)
-{
-    struct partition *mutable = (struct partition *)p; /* libraft's readers aren't const */
-
-    return message->term < raft_current_term(&mutable->raft) &&
-           (message->type == REPLICA_INSTALL_SNAPSHOT ||
-            (message->type == REPLICA_APPEND_ENTRIES && message->log_index == 0));
-}
-
 /* False when the message has to wait for the range of keys that it stands for. */
 static bool range_is_here(struct partition *p, uint64_t from, const struct replica_message *message)
 {
-    if (message->type != REPLICA_INSTALL_SNAPSHOT || message->log_index <= p->applied.index ||
+    if (message->type != REPLICA_INSTALL_SNAPSHOT ||
+        message->term < raft_current_term(&p->raft) || message->log_index <= p->applied.index ||
         message->log_index <= p->fetched.index)
         return true;
     p->wanted = *message;
@@ -566,8 +571,9 @@ void partition_receive(struct partition *p, uint64_t from, const struct replica_
     char address[32];
     struct raft_event event = {.type = RAFT_RECEIVE};
 
-    if (libraft_answers_nonsense(p, &message) || !range_is_here(p, from, &message))
+    if (!range_is_here(p, from, &message))
         return;
+    p->answering_old_term = message.term < raft_current_term(&p->raft);
     skip_committed(p, &message);
     entries = message.entry_count == 0 ? NULL : memory_take(message.entry_count * sizeof *entries);
     if (replica_message_to_raft(&in, entries, &message, from, address, sizeof address) ==
@@ -582,6 +588,7 @@ void partition_receive(struct partition *p, uint64_t from, const struct replica_
         if (p->restoring && !p->failed)
             finish_install(p, turn);
     }
+    p->answering_old_term = false;
     free(entries);
 }
 
