@@ -5,7 +5,7 @@
 /* Where the command was decided, when that wasn't here. */
 static struct bytes owner_hint(struct request *r, char *out, size_t room)
 {
-    if (r->target == 0 || !control_member_address(r->node->control, r->target, out, room))
+    if (r->routed.target == 0 || !control_member_address(r->node->control, r->routed.target, out, room))
         return BYTES_NONE;
     return bytes_of(out);
 }
@@ -27,7 +27,7 @@ static void finish_call(struct request *r, const struct outcome *outcome,
         fault_fail_call(r->call, fault);
         return;
     }
-    if (r->admitted.command.kind == COMMAND_APPEND)
+    if (r->routed.admitted.command.kind == COMMAND_APPEND)
         wire_append_response(&out, outcome, owner_hint(r, owner, sizeof owner));
     else
         wire_dispatch_response(&out, outcome, owner_hint(r, owner, sizeof owner));
@@ -119,7 +119,7 @@ static void finish_in_stream(struct request *r, const struct outcome *outcome,
     struct dispatch_session *session = r->session;
     char owner[ADDRESS_BYTES_MAX + 1];
 
-    send_result(session, r->admitted.command.id, outcome, owner_hint(r, owner, sizeof owner),
+    send_result(session, r->routed.admitted.command.id, outcome, owner_hint(r, owner, sizeof owner),
                 fault);
     if (atomic_fetch_sub(&session->outstanding, 1) == OUTSTANDING_MAX / 2 &&
         atomic_exchange(&session->paused, false))
@@ -135,13 +135,13 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
     uint64_t deadline = rpc_stream_deadline_ms(stream);
     uint64_t timeout_ms = 0;
     struct fault fault;
-    struct bytes copy = arena_copy(&r->arena, packed);
-    enum status status = wire_dispatch_stream_decode(copy, &r->arena, &r->admitted.command,
+    struct bytes copy = arena_copy(&r->routed.arena, packed);
+    enum status status = wire_dispatch_stream_decode(copy, &r->routed.arena, &r->routed.admitted.command,
                                                      &timeout_ms, &fault);
 
     if (status == STATUS_OK) {
         struct arena id_arena = {0};
-        struct bytes id = arena_copy(&id_arena, r->admitted.command.id);
+        struct bytes id = arena_copy(&id_arena, r->routed.admitted.command.id);
 
         if (timeout_ms > 0 && clock_monotonic_ms() + timeout_ms < deadline)
             deadline = clock_monotonic_ms() + timeout_ms;

@@ -22,7 +22,7 @@ uint32_t node_partition_count(const struct node *node)
 
 uint32_t node_partition_of(const struct node *node, struct bytes aggregate_id)
 {
-    return (uint32_t)(hash_bytes(aggregate_id) % node_partition_count(node));
+    return engine_partition_of(atomic_load(&node->founding), aggregate_id);
 }
 
 struct shard *node_shard_of(const struct node *node, uint32_t partition)

@@ -14,12 +14,11 @@
 #include <pthread.h>
 #include <uthash.h>
 
-#include "aggregate/aggregate.h"
 #include "base/base.h"
 #include "cluster/cluster.h"
 #include "config.h"
+#include "engine/engine.h"
 #include "metrics.h"
-#include "partition/partition.h"
 #include "rpc/rpc.h"
 #include "store/store.h"
 #include "wire/wire.h"
@@ -92,31 +91,17 @@ struct letter {
     enum letter_kind kind;
 };
 
-/* A command inside this node, from its arrival to its answer. */
+/* A command inside this node, and who waits for its answer: a call, a stream, or (neither) a peer. */
 struct request {
     struct letter letter;
-    struct admitted admitted;
-    struct arena arena;
-    uint32_t partition;
+    struct routed routed;
     uint64_t started_us;
-    /* Sends the answer; called once, from the shard. */
+    /* Sends the answer to a client; called once, from the shard. */
     void (*finish)(struct request *request, const struct outcome *outcome,
                    const struct fault *fault);
     struct node *node;
-    /* Where it came from: one of the three. */
     struct rpc_call *call;
     struct dispatch_session *session;
-    uint64_t peer;
-    uint64_t peer_request;
-    /* The shard's. */
-    enum { REQUEST_WAITING, REQUEST_ADMITTED, REQUEST_FORWARDED } state;
-    bool finished; /* answered already; only waits to be given back */
-    uint64_t id;   /* while forwarded */
-    uint64_t target;
-    uint64_t retry_ms;
-    struct request *older;
-    struct request *newer;
-    UT_hash_handle hh;
 };
 
 /* One ReadAggregate. */
@@ -132,21 +117,18 @@ struct reading {
     uint32_t partition;
     uint64_t deadline_ms;
     enum {
-        READING_NEW,
-        READING_ASKED,
-        READING_WAITS,
+        READING_NEW,     /* to be relayed */
+        READING_AWAITED, /* the engine's */
         READING_FLOWS,
         READING_RELAYED, /* read_relay.c's, while `relaying` */
         READING_DONE
     } state;
+    struct shard *shard;
+    struct awaited_read awaited;
     atomic_bool relaying;
     uint64_t last_target;
     bool relay_again;                    /* the source broke before its first page */
     _Atomic(struct rpc_stream *) source; /* held until the reading goes */
-    uint64_t id;
-    uint64_t asked_at;
-    uint64_t need_index;
-    uint64_t need_term; /* of our own barrier, 0 when it is committed */
     bool any;
     bool started; /* `next` is known */
     uint64_t next;
@@ -240,9 +222,6 @@ const struct shard_view *shard_view(const struct shard *shard);
 MUST_USE enum status request_start(struct request *request, struct bytes packed,
                                    enum command_kind kind, uint64_t deadline_ms,
                                    struct fault *fault);
-/* Only decode: the request keeps borrowing from the bytes. */
-MUST_USE enum status request_decode(struct request *request, struct bytes packed,
-                                    enum command_kind kind, struct fault *fault);
 struct request *request_new(struct node *node);
 void request_free(struct request *request);
 
@@ -250,12 +229,10 @@ void request_free(struct request *request);
 
 struct routes *routes_new(uint32_t partition_count);
 void routes_free(struct routes *routes);
-/* False when something newer is known. */
-bool routes_set(struct routes *routes, uint32_t partition, uint64_t owner, uint64_t epoch);
+/* By the shard of the partition, whose engine knows what is newest; 0 when nobody owns it. */
+void routes_set(struct routes *routes, uint32_t partition, uint64_t owner, uint64_t epoch);
 uint64_t routes_owner(struct routes *routes, uint32_t partition, uint64_t *epoch);
 uint64_t routes_version(struct routes *routes);
-/* That node owns it no more; who does isn't known. */
-void routes_clear(struct routes *routes, uint32_t partition, uint64_t owner);
 
 /* ---- links.c: data links to peers ---- */
 
@@ -314,7 +291,8 @@ void workers_execute(struct workers *workers, struct shard *shard, uint32_t part
                      uint64_t deadline_ms);
 /* For a peer whose worker is here. */
 void workers_execute_for(struct workers *workers, uint64_t peer, const struct remote_execute *in);
-void workers_result_from(struct workers *workers, const struct remote_execute *result);
+void workers_result_from(struct workers *workers, uint64_t peer,
+                         const struct remote_execute *result);
 void workers_peer_gone(struct workers *workers, uint64_t peer);
 size_t workers_types(struct workers *workers, char out[][TYPE_BYTES_MAX + 1], size_t room);
 size_t workers_count(struct workers *workers);

@@ -114,7 +114,7 @@ static void link_message(void *user, struct rpc_stream *stream, struct bytes pac
         for (size_t i = 0; i < frame->execute_count; i++)
             workers_execute_for(peer->node->workers, peer->from, &frame->executes[i]);
         for (size_t i = 0; i < frame->execute_result_count; i++)
-            workers_result_from(peer->node->workers, &frame->execute_results[i]);
+            workers_result_from(peer->node->workers, peer->from, &frame->execute_results[i]);
         shared->from = peer->from;
         deliver(peer->node, shared);
         keep = true;

@@ -1,15 +1,12 @@
 /*
- * ReadAggregate. A linearizable read asks the owner for an index that covers all that was
- * acknowledged before, waits until this replica has stored it, and then reads here; a stale one
- * reads at once. Pages are read as the client takes them. Where this node has no replica, one that
- * has is asked for all of it (read_relay.c).
+ * ReadAggregate. A linearizable read waits in the engine until this node's replica has what it must
+ * see; a stale one reads at once. Pages are read as the client takes them. Where this node has no
+ * replica, one that has is asked for all of it (read_relay.c).
  */
-#include "engine.h"
 #include "faults.h"
+#include "shard.h"
 
-enum { ASK_AGAIN_MS = 300 };
-
-static void end(struct shard *shard, struct reading *reading, const struct fault *fault)
+static void end(struct reading *reading, const struct fault *fault)
 {
     if (reading->state == READING_DONE)
         return;
@@ -18,7 +15,6 @@ static void end(struct shard *shard, struct reading *reading, const struct fault
         fault_finish_stream(reading->stream, fault);
     else
         rpc_stream_finish(reading->stream, CODE_OK, "", BYTES_NONE);
-    (void)shard;
 }
 
 static void free_reading(struct reading *reading)
@@ -106,76 +102,69 @@ static void flow(struct shard *shard, struct reading *r)
 
     r->state = READING_FLOWS;
     if (!r->started && first_sequence(shard, r, &fault) != STATUS_OK) {
-        end(shard, r, &fault);
+        end(r, &fault);
         return;
     }
     while (rpc_stream_pending(r->stream) < 4)
         if (!page(shard, r, &fault)) {
-            end(shard, r, fault.status == STATUS_OK ? NULL : &fault);
+            end(r, fault.status == STATUS_OK ? NULL : &fault);
             return;
         }
     /* `drained` brings us back. */
 }
 
 /* The owner, who needs ask nobody else; not the one that just failed if another can be reached. */
-static uint64_t replica_to_ask(const struct slot *slot, uint64_t failed)
+static uint64_t replica_to_ask(const struct shard *shard, const struct reading *r)
 {
-    struct links *links = slot->shard->node->links;
+    struct links *links = shard->node->links;
+    const struct replica_set *set = engine_set(shard->engine, r->partition);
+    uint64_t failed = r->last_target;
     uint64_t epoch;
-    uint64_t owner = slot_owner(slot, &epoch);
+    uint64_t owner = engine_owner(shard->engine, r->partition, &epoch);
 
     if (owner != 0 && owner != failed && links_up(links, owner))
         return owner;
-    for (size_t i = 0; i < slot->set->count; i++)
-        if (slot->set->replicas[i] != failed && links_up(links, slot->set->replicas[i]))
-            return slot->set->replicas[i];
+    for (size_t i = 0; i < set->count; i++)
+        if (set->replicas[i] != failed && links_up(links, set->replicas[i]))
+            return set->replicas[i];
     return failed != 0 && links_up(links, failed) ? failed : 0;
 }
 
-static void ask(struct shard *shard, struct reading *r)
+static void relay(struct shard *shard, struct reading *r)
 {
-    struct slot *slot = slot_of(shard, r->partition);
-    uint64_t epoch;
-    uint64_t owner;
+    uint64_t target = replica_to_ask(shard, r);
 
-    r->state = READING_NEW;
-    if (slot->partition == NULL) {
-        uint64_t target = replica_to_ask(slot, r->last_target);
-
-        if (target != 0 && read_relay_start(shard->node, r, target)) {
-            r->last_target = target;
-            r->state = READING_RELAYED;
-        }
-        return; /* otherwise at the next tick */
-    }
-    if (r->request.stale) {
-        flow(shard, r);
-        return;
-    }
-    r->asked_at = shard->moment.now_ms;
-    if (partition_is_owner(slot->partition)) {
-        if (partition_read_barrier(slot->partition, &shard->turn, &r->need_index) == STATUS_OK) {
-            r->need_term = partition_view(slot->partition).term;
-            r->state = READING_WAITS;
-        }
-        return;
-    }
-    owner = slot_owner(slot, &epoch);
-    if (owner != 0 && owner != shard->node->id && links_up(shard->node->links, owner)) {
-        struct read_index request = {.partition = r->partition};
-
-        r->id = request.request_id = ++shard->next_id << 8 | shard->index;
-        r->state = READING_ASKED;
-        frame_add_read_request(outbox_for(shard, owner), &request);
+    r->state = READING_NEW; /* again at the next tick when nobody can be asked now */
+    if (target != 0 && read_relay_start(shard->node, r, target)) {
+        r->last_target = target;
+        r->state = READING_RELAYED;
     }
 }
 
 void reads_take(struct shard *shard, struct reading *reading)
 {
     METRIC_ADD(shard->node, reads, 1);
+    reading->shard = shard;
     reading->next_reading = shard->readings;
     shard->readings = reading;
-    ask(shard, reading);
+    if (engine_replica(shard->engine, reading->partition) == NULL) {
+        relay(shard, reading);
+    } else if (reading->request.stale) {
+        flow(shard, reading);
+    } else {
+        reading->state = READING_AWAITED;
+        reading->awaited.partition = reading->partition;
+        reading->awaited.deadline_ms = reading->deadline_ms;
+        engine_await(shard->engine, &reading->awaited);
+    }
+}
+
+void reads_ready(struct reading *reading, const struct fault *fault)
+{
+    if (fault != NULL)
+        end(reading, fault);
+    else
+        flow(reading->shard, reading);
 }
 
 void reads_go_on(struct shard *shard, struct reading *reading)
@@ -185,126 +174,60 @@ void reads_go_on(struct shard *shard, struct reading *reading)
         flow(shard, reading);
 }
 
-static void answer_index(struct shard *shard, const struct index_wait *wait, uint64_t index)
+/* Relayed, or about to be. True while it goes on. */
+static bool tick_relayed(struct shard *shard, struct reading *r)
 {
-    struct read_index result = {.request_id = wait->request_id, .index = index};
+    struct fault fault;
 
-    result.owner = slot_owner(slot_of(shard, wait->partition), &result.epoch);
-    frame_add_read_result(outbox_for(shard, wait->from), &result);
-}
-
-/*
- * What was committed when the read came is what it must see; that is good only once our barrier is
- * committed, because a deposed owner's never is. The barrier itself needs not be waited for where the
- * read goes on: that replica heard of the commit with the barrier's own message, not a heartbeat later.
- */
-void reads_serve_index(struct shard *shard, uint64_t from, const struct read_index *request)
-{
-    struct slot *slot = slot_of(shard, request->partition);
-    struct index_wait *wait = memory_take(sizeof *wait);
-
-    *wait = (struct index_wait){.from = from,
-                                .request_id = request->request_id,
-                                .partition = request->partition};
-    if (slot == NULL) {
-        free(wait);
-        return;
+    if (r->state == READING_RELAYED && atomic_load(&r->relaying)) {
+        if (atomic_load(&r->closed))
+            read_relay_cancel(r);
+        return true;
     }
-    if (slot->partition != NULL)
-        wait->read_index = partition_view(slot->partition).commit_index;
-    if (slot->partition == NULL ||
-        partition_read_barrier(slot->partition, &shard->turn, &wait->barrier) != STATUS_OK) {
-        answer_index(shard, wait, 0);
-        free(wait);
-        return;
+    if (r->state == READING_RELAYED && !r->relay_again) {
+        r->state = READING_DONE; /* the relay has finished the stream */
+    } else if (r->deadline_ms <= clock_monotonic_ms()) {
+        (void)fault_set(&fault, STATUS_DEADLINE, "DEADLINE_EXCEEDED",
+                        "no node with a replica of partition %u answered in time", r->partition);
+        end(r, &fault);
+    } else if (!atomic_load(&r->closed)) {
+        relay(shard, r);
     }
-    wait->term = partition_view(slot->partition).term;
-    wait->next = shard->index_waits;
-    shard->index_waits = wait;
-}
-
-static void tick_index_waits(struct shard *shard)
-{
-    struct index_wait **at = &shard->index_waits;
-
-    while (*at != NULL) {
-        struct index_wait *wait = *at;
-        struct partition *partition = slot_of(shard, wait->partition)->partition;
-        bool ours = partition_is_owner(partition) && partition_view(partition).term == wait->term;
-
-        if (ours && partition_stored_index(partition) < wait->barrier) {
-            at = &wait->next;
-            continue;
-        }
-        answer_index(shard, wait, ours ? wait->read_index : 0);
-        *at = wait->next;
-        free(wait);
-    }
-}
-
-void reads_take_index(struct shard *shard, const struct read_index *result)
-{
-    for (struct reading *r = shard->readings; r != NULL; r = r->next_reading)
-        if (r->state == READING_ASKED && r->id == result->request_id) {
-            if (result->index == 0) {
-                r->state = READING_NEW; /* asked again at the next tick */
-                return;
-            }
-            r->need_index = result->index;
-            r->need_term = 0; /* committed already */
-            r->state = READING_WAITS;
-            if (partition_stored_index(slot_of(shard, r->partition)->partition) >= r->need_index)
-                flow(shard, r);
-            return;
-        }
+    return r->state == READING_RELAYED;
 }
 
 void reads_tick(struct shard *shard)
 {
     struct reading **at = &shard->readings;
 
-    tick_index_waits(shard);
     while (*at != NULL) {
         struct reading *r = *at;
-        struct slot *slot = slot_of(shard, r->partition);
-        uint64_t now = shard->moment.now_ms;
 
-        if (r->state == READING_RELAYED) {
-            if (atomic_load(&r->relaying)) {
-                if (atomic_load(&r->closed))
-                    read_relay_cancel(r);
-                at = &r->next_reading;
-                continue;
-            }
-            r->state = r->relay_again ? READING_NEW : READING_DONE;
-        } else if (r->state != READING_DONE && r->state != READING_FLOWS &&
-                   r->deadline_ms <= now) {
-            struct fault fault;
-
-            (void)fault_set(&fault, STATUS_DEADLINE, "DEADLINE_EXCEEDED",
-                            "the owner of partition %u didn't confirm the read in time",
-                            r->partition);
-            end(shard, r, &fault);
-        } else if (r->state == READING_WAITS && r->need_term != 0 &&
-                   (!partition_is_owner(slot->partition) ||
-                    partition_view(slot->partition).term != r->need_term)) {
-            ask(shard, r); /* our barrier may never be committed */
-        } else if (r->state == READING_WAITS &&
-                   partition_stored_index(slot->partition) >= r->need_index) {
-            flow(shard, r);
-        } else if (r->state == READING_NEW ||
-                   (r->state == READING_ASKED && now >= r->asked_at + ASK_AGAIN_MS)) {
-            ask(shard, r);
-        }
-        if (r->state == READING_DONE && atomic_load(&r->closed) && !atomic_load(&r->more_sent)) {
-            *at = r->next_reading;
-            free_reading(r);
+        if ((r->state == READING_NEW || r->state == READING_RELAYED) && tick_relayed(shard, r)) {
+            at = &r->next_reading;
             continue;
         }
-        if (atomic_load(&r->closed))
+        if (atomic_load(&r->closed)) {
+            engine_forget(shard->engine, &r->awaited);
             r->state = READING_DONE;
+            if (!atomic_load(&r->more_sent)) {
+                *at = r->next_reading;
+                free_reading(r);
+                continue;
+            }
+        }
         at = &r->next_reading;
     }
+}
+
+void reads_refuse(struct shard *shard, struct reading *reading)
+{
+    struct fault fault;
+
+    (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING", "this node stops; ask another");
+    reading->next_reading = shard->readings;
+    shard->readings = reading;
+    end(reading, &fault);
 }
 
 void reads_abandon(struct shard *shard)
@@ -313,18 +236,14 @@ void reads_abandon(struct shard *shard)
 
     (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING", "this node stops; ask another");
     for (struct reading *r = shard->readings; r != NULL; r = r->next_reading)
-        if (r->state != READING_RELAYED || !atomic_load(&r->relaying))
-            end(shard, r, &fault);
+        if (r->state != READING_RELAYED || !atomic_load(&r->relaying)) {
+            engine_forget(shard->engine, &r->awaited);
+            end(r, &fault);
+        }
 }
 
 void reads_release(struct shard *shard)
 {
-    while (shard->index_waits != NULL) {
-        struct index_wait *next = shard->index_waits->next;
-
-        free(shard->index_waits);
-        shard->index_waits = next;
-    }
     while (shard->readings != NULL) {
         struct reading *next = shard->readings->next_reading;
 

@@ -15,30 +15,17 @@ struct request *request_new(struct node *node)
 void request_free(struct request *request)
 {
     atomic_fetch_sub(&request->node->commands, 1);
-    arena_release(&request->arena);
+    arena_release(&request->routed.arena);
     free(request);
-}
-
-enum status request_decode(struct request *request, struct bytes packed, enum command_kind kind,
-                           struct fault *fault)
-{
-    struct command *command = &request->admitted.command;
-
-    if (kind == COMMAND_APPEND)
-        return wire_append_decode(packed, &request->arena, command, fault);
-    if (kind == COMMAND_DISPATCH)
-        return wire_dispatch_decode(packed, &request->arena, command, fault);
-    return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE", "unknown kind of request %d",
-                     (int)kind);
 }
 
 /* Without an id the node makes one: a resend inside the cluster must not act twice. */
 static void make_id(struct request *request)
 {
-    struct command *command = &request->admitted.command;
+    struct command *command = &request->routed.admitted.command;
 
     if (command->id.len == 0)
-        command->id = bytes_of(arena_printf(&request->arena, "%016llx%016llx",
+        command->id = bytes_of(arena_printf(&request->routed.arena, "%016llx%016llx",
                                             (unsigned long long)random_u64(),
                                             (unsigned long long)random_u64()));
 }
@@ -47,12 +34,12 @@ enum status request_start(struct request *request, struct bytes packed, enum com
                           uint64_t deadline_ms, struct fault *fault)
 {
     struct node *node = request->node;
-    struct command *command = &request->admitted.command;
+    struct command *command = &request->routed.admitted.command;
     uint64_t now = clock_monotonic_ms();
     enum status status = STATUS_OK;
 
     if (command->kind == 0)
-        status = request_decode(request, packed, kind, fault);
+        status = routed_decode(&request->routed, packed, kind, fault);
     if (status == STATUS_OK)
         status = command_check(command, (uint32_t)node->config.payload_bytes_max, fault);
     if (status == STATUS_OK && atomic_load(&node->founding) == NULL) {
@@ -76,8 +63,8 @@ enum status request_start(struct request *request, struct bytes packed, enum com
         return status;
     }
     make_id(request);
-    request->admitted.deadline_ms = deadline_ms;
-    request->partition = node_partition_of(node, command->aggregate_id);
-    shard_send(node_shard_of(node, request->partition), &request->letter);
+    request->routed.admitted.deadline_ms = deadline_ms;
+    request->routed.partition = node_partition_of(node, command->aggregate_id);
+    shard_send(node_shard_of(node, request->routed.partition), &request->letter);
     return STATUS_OK;
 }

@@ -1,4 +1,4 @@
-/* Who owns which partition under which epoch; the higher epoch wins. */
+/* Who owns which partition under which epoch, as the engines tell it, for all other threads. */
 #include "node.h"
 
 struct routes {
@@ -30,23 +30,15 @@ void routes_free(struct routes *routes)
     free(routes);
 }
 
-bool routes_set(struct routes *routes, uint32_t partition, uint64_t owner, uint64_t epoch)
+void routes_set(struct routes *routes, uint32_t partition, uint64_t owner, uint64_t epoch)
 {
-    bool newer;
-
     if (partition >= routes->count)
-        return false;
+        return;
     pthread_mutex_lock(&routes->lock);
-    newer = epoch > routes->rows[partition].epoch ||
-            (epoch == routes->rows[partition].epoch && owner != routes->rows[partition].owner &&
-             routes->rows[partition].owner == 0);
-    if (newer) {
-        routes->rows[partition].owner = owner;
-        routes->rows[partition].epoch = epoch;
-        routes->version++;
-    }
+    routes->rows[partition].owner = owner;
+    routes->rows[partition].epoch = epoch;
+    routes->version++;
     pthread_mutex_unlock(&routes->lock);
-    return newer;
 }
 
 uint64_t routes_owner(struct routes *routes, uint32_t partition, uint64_t *epoch)
@@ -61,18 +53,6 @@ uint64_t routes_owner(struct routes *routes, uint32_t partition, uint64_t *epoch
     *epoch = routes->rows[partition].epoch;
     pthread_mutex_unlock(&routes->lock);
     return owner;
-}
-
-void routes_clear(struct routes *routes, uint32_t partition, uint64_t owner)
-{
-    if (partition >= routes->count)
-        return;
-    pthread_mutex_lock(&routes->lock);
-    if (routes->rows[partition].owner == owner) {
-        routes->rows[partition].owner = 0;
-        routes->version++;
-    }
-    pthread_mutex_unlock(&routes->lock);
 }
 
 uint64_t routes_version(struct routes *routes)

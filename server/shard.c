@@ -1,426 +1,274 @@
 /*
- * An engine shard: one thread that owns a set of partitions with all that belongs to them.
- *
- * Each turn takes all letters, feeds the state machines, submits what was decided, hands one batch
- * to storage and one frame to each peer's link. Time is looked at once a turn; timers of all
- * partitions fire together on a grid, so that their heartbeats share frames.
+ * A shard: the thread that drives one engine (lib/engine). Each turn it takes all letters, gives them to
+ * the engine with the time, and carries its effects to storage, links, workers and callers.
  */
-#include "engine.h"
-#include "faults.h"
+#include "shard.h"
 
-enum {
-    GRID_MS = 25,
-    BALANCE_MS = 250,
-    BALANCE_SETTLE_MS = 3000, /* how long an owner keeps a partition before it hands it home */
-    BALANCE_RETRY_MS = 5000,
-    BALANCE_MOVES = 4,
-};
-
-/* ---- small things ---- */
-
-struct slot *slot_of(struct shard *shard, uint32_t partition)
+static uint16_t disk_free_mib(struct node *node)
 {
-    return partition < shard->slot_count ? &shard->slots[partition] : NULL;
+    uint64_t bytes = atomic_load_explicit(&node->disk_free_bytes, memory_order_relaxed);
+    uint64_t mib = bytes >> 20;
+
+    return bytes == 0 ? 0 : mib >= UINT16_MAX ? UINT16_MAX : mib == 0 ? 1 : (uint16_t)mib;
 }
 
-uint64_t slot_owner(const struct slot *slot, uint64_t *epoch)
+static struct moment now(void)
 {
-    struct node *node = slot->shard->node;
-    uint64_t owner = routes_owner(node->routes, slot->id, epoch);
-
-    if (slot->partition != NULL) {
-        struct partition_view view = partition_view(slot->partition);
-
-        if (view.leader != 0 && view.term > *epoch) {
-            *epoch = view.term;
-            return view.leader;
-        }
-        if (owner == node->id && !view.leading)
-            return 0;
-    }
-    return owner;
+    return (struct moment){clock_monotonic_ms(), clock_wall_ms()};
 }
 
-struct buffer *outbox_for(struct shard *shard, uint64_t node_id)
+/* ---- effects of the engine ---- */
+
+static void effect_send(void *context, uint64_t to, struct bytes frame)
 {
-    for (size_t i = 0; i < shard->outbox_count; i++)
-        if (shard->outboxes[i].node_id == node_id)
-            return &shard->outboxes[i].frame;
-    shard->outboxes =
-        memory_grow(shard->outboxes, (shard->outbox_count + 1) * sizeof *shard->outboxes);
-    shard->outboxes[shard->outbox_count] = (struct outbox){.node_id = node_id};
-    return &shard->outboxes[shard->outbox_count++].frame;
+    struct shard *shard = context;
+
+    links_send(shard->node->links, to, frame);
 }
 
-static void send_frame(struct shard *shard, struct outbox *outbox)
+static void effect_persist(void *context, struct store_batch *batch, uint64_t ticket)
 {
-    if (outbox->frame.len == 0)
+    struct shard *shard = context;
+
+    storage_write(shard->node->storage, shard, batch, ticket);
+}
+
+static struct store_batch *effect_empty_batch(void *context)
+{
+    struct shard *shard = context;
+
+    return storage_take_batch(shard->node->storage);
+}
+
+static bool effect_reachable(void *context, uint64_t node_id)
+{
+    struct shard *shard = context;
+
+    return links_up(shard->node->links, node_id);
+}
+
+static bool effect_alive(void *context, uint64_t node_id)
+{
+    struct shard *shard = context;
+
+    return control_member_status(shard->node->control, node_id) == MEMBER_ALIVE;
+}
+
+static struct routed *effect_arrived(void *context)
+{
+    struct shard *shard = context;
+
+    return &request_new(shard->node)->routed;
+}
+
+static void effect_answered(void *context, struct routed *routed, const struct outcome *outcome,
+                            const struct fault *fault)
+{
+    struct node *node = ((struct shard *)context)->node;
+    struct request *r = CONTAINER_OF(routed, struct request, routed);
+
+    if (routed->peer != 0)
         return;
-    links_send(shard->node->links, outbox->node_id, buffer_bytes(&outbox->frame));
-    outbox->frame.len = 0;
+    if (outcome != NULL && outcome->rejection.present)
+        METRIC_ADD(node, commands_rejected, 1);
+    else if (outcome != NULL)
+        METRIC_ADD(node, commands_accepted, 1);
+    else
+        METRIC_ADD(node, commands_failed, 1);
+    histogram_add(&node->metrics.command_latency, clock_monotonic_us() - r->started_us);
+    r->finish(r, outcome, fault);
 }
 
-/* ---- effects of partitions ---- */
-
-static void effect_send(void *context, struct partition *partition, uint64_t to,
-                        const struct replica_message *message)
+static void effect_released(void *context, struct routed *routed)
 {
-    struct slot *slot = context;
-    struct shard *shard = slot->shard;
-    struct buffer *frame = outbox_for(shard, to);
-
-    (void)partition;
-    frame_add_replica_message(frame, message);
-    if (frame->len >= FRAME_BYTES_TARGET)
-        send_frame(shard, CONTAINER_OF(frame, struct outbox, frame));
+    (void)context;
+    request_free(CONTAINER_OF(routed, struct request, routed));
 }
 
-static void effect_apply(void *context, struct partition *partition, uint64_t index,
-                         struct bytes payload, struct applied *applied, struct store_batch *batch)
+static void effect_read_ready(void *context, struct awaited_read *read, const struct fault *fault)
 {
-    struct slot *slot = context;
-    struct fault fault;
-
-    (void)partition;
-    if (slot->system != NULL) {
-        if (system_committed(slot->system, payload, batch, &fault) != STATUS_OK)
-            node_fail(slot->shard->node, &fault);
-        atomic_store(&slot->shard->node->metrics.placement_version, system_version(slot->system));
-        return;
-    }
-    if (aggregates_committed(slot->aggregates, index, payload, applied, batch, &fault) !=
-        STATUS_OK)
-        node_fail(slot->shard->node, &fault);
-}
-
-static void effect_ownership(void *context, struct partition *partition, bool owner)
-{
-    struct slot *slot = context;
-    struct shard *shard = slot->shard;
-    struct partition_view view = partition_view(partition);
-
-    if (slot->system != NULL)
-        system_ownership(slot->system, owner);
-    if (owner) {
-        METRIC_ADD(shard->node, ownership_gained, 1);
-        slot->owned_since = shard->moment.now_ms;
-        slot->transfer_after = shard->moment.now_ms + BALANCE_SETTLE_MS;
-        aggregates_own(slot->aggregates, &view.applied);
-        journal(JOURNAL_DEBUG, "owner-gained", "partition %u epoch %llu", slot->id,
-                (unsigned long long)view.term);
-        if (slot->id < node_partition_count(shard->node)) {
-            const struct founding *founding = atomic_load(&shard->node->founding);
-            struct owner_note note = {slot->id, shard->node->id, view.term};
-
-            (void)routes_set(shard->node->routes, slot->id, shard->node->id, view.term);
-            for (size_t i = 0; i < founding->founder_count; i++)
-                if (founding->founders[i].node_id != shard->node->id)
-                    frame_add_owner(outbox_for(shard, founding->founders[i].node_id), &note);
-        }
-        shard->rescan = true;
-    } else {
-        METRIC_ADD(shard->node, ownership_lost, 1);
-        journal(JOURNAL_DEBUG, "owner-lost", "partition %u epoch %llu", slot->id,
-                (unsigned long long)view.term);
-        routes_clear(shard->node->routes, slot->id, shard->node->id);
-        aggregates_disown(slot->aggregates);
-    }
-}
-
-static void effect_need_range(void *context, struct partition *partition, uint64_t leader,
-                              uint64_t index, uint64_t term)
-{
-    struct slot *slot = context;
-
-    (void)partition;
-    journal(JOURNAL_INFO, "range-wanted", "partition %u is behind its log; getting its range "
-            "up to index %llu from node %016llx",
-            slot->id, (unsigned long long)index, (unsigned long long)leader);
-    range_fetch_start(slot->shard->node, slot->id, leader, index, term);
-}
-
-static void effect_stop_range(void *context, struct partition *partition)
-{
-    struct slot *slot = context;
-
-    (void)partition;
-    range_fetch_stop(slot->shard->node, slot->id);
-}
-
-static void effect_failed(void *context, struct partition *partition, const struct fault *fault)
-{
-    struct slot *slot = context;
-
-    (void)partition;
-    node_fail(slot->shard->node, fault);
-}
-
-/* ---- effects of aggregates ---- */
-
-static enum status effect_submit(void *context, struct blob *payload, uint64_t *index)
-{
-    struct slot *slot = context;
-
-    return partition_submit(slot->partition, payload, &slot->shard->turn, index);
-}
-
-static enum status effect_barrier(void *context, uint64_t *index)
-{
-    struct slot *slot = context;
-
-    return partition_read_barrier(slot->partition, &slot->shard->turn, index);
-}
-
-static enum status effect_submit_placement(void *context, struct blob *payload)
-{
-    uint64_t index;
-
-    return effect_submit(context, payload, &index);
-}
-
-static void effect_answer(void *context, struct admitted *command, const struct outcome *outcome,
-                          const struct fault *fault)
-{
-    struct slot *slot = context;
-
-    router_answered(slot->shard, command, outcome, fault);
+    (void)context;
+    reads_ready(CONTAINER_OF(read, struct reading, awaited), fault);
 }
 
 static const struct cairn_aggregate_type *effect_module_type(void *context, struct bytes name)
 {
-    struct slot *slot = context;
+    struct shard *shard = context;
 
-    return modules_type(slot->shard->node->modules, name);
+    return modules_type(shard->node->modules, name);
 }
 
 static enum status effect_pick_worker(void *context, const struct command *command, uint64_t hint,
                                       uint64_t *worker, struct fault *fault)
 {
-    struct slot *slot = context;
+    struct shard *shard = context;
 
-    return workers_pick(slot->shard->node->workers, command, hint, worker, fault);
+    return workers_pick(shard->node->workers, command, hint, worker, fault);
 }
 
-static void effect_execute(void *context, uint64_t worker, uint64_t execution_id,
-                           struct bytes packed, uint64_t deadline_ms)
+static void effect_execute(void *context, uint32_t partition, uint64_t worker,
+                           uint64_t execution_id, struct bytes packed, uint64_t deadline_ms)
 {
-    struct slot *slot = context;
+    struct shard *shard = context;
 
-    workers_execute(slot->shard->node->workers, slot->shard, slot->id, worker, execution_id,
-                    packed, deadline_ms);
+    workers_execute(shard->node->workers, shard, partition, worker, execution_id, packed,
+                    deadline_ms);
 }
 
-static uint64_t effect_stored_index(void *context)
+static void effect_need_range(void *context, uint32_t partition, uint64_t leader, uint64_t index,
+                              uint64_t term)
 {
-    struct slot *slot = context;
-
-    return partition_stored_index(slot->partition);
+    range_fetch_start(((struct shard *)context)->node, partition, leader, index, term);
 }
 
-static uint64_t effect_applied_index(void *context)
+static void effect_stop_range(void *context, uint32_t partition)
 {
-    struct slot *slot = context;
-
-    return partition_view(slot->partition).applied.index;
+    range_fetch_stop(((struct shard *)context)->node, partition);
 }
 
-/* ---- start ---- */
-
-static bool holds(const struct replica_set *set, uint64_t node_id)
+static void effect_committed(void *context, uint32_t partition, uint64_t index,
+                             struct bytes payload)
 {
-    for (size_t i = 0; i < set->count; i++)
-        if (set->replicas[i] == node_id)
-            return true;
-    return false;
+    (void)context;
+    (void)partition;
+    (void)index;
+    (void)payload;
 }
 
-/* From what the store holds: at the start, and when its range came from another replica. */
-static enum status open_system(struct slot *slot, struct fault *fault)
+static void effect_route(void *context, uint32_t partition, uint64_t owner, uint64_t epoch)
 {
-    struct node *node = slot->shard->node;
-    struct system_settings settings = {(uint16_t)slot->id, atomic_load(&node->founding)};
-    struct system_effects effects = {slot, effect_submit_placement};
-    enum status status;
-
-    system_free(slot->system);
-    slot->system = NULL;
-    status = system_new(&slot->system, &settings, &effects, node->store, fault);
-    if (status == STATUS_OK)
-        atomic_store(&node->metrics.placement_version, system_version(slot->system));
-    return status;
+    routes_set(((struct shard *)context)->node->routes, partition, owner, epoch);
 }
 
-static enum status open_slot(struct shard *shard, struct slot *slot, struct fault *fault)
+static void effect_placement(void *context, uint64_t version)
 {
-    struct node *node = shard->node;
-    struct partition_settings settings = {
-        .id = (uint16_t)slot->id,
-        .node_id = node->id,
-        .replicas = slot->set->replicas,
-        .replica_count = slot->set->count,
-        .election_ms = (unsigned)node->config.election_timeout_ms,
-        .heartbeat_ms = (unsigned)node->config.heartbeat_interval_ms,
-        .disk_reserve_mib = (uint16_t)(node->config.disk_reserve_bytes >> 20),
-        .seed = (uint32_t)random_u64(),
-    };
-    struct partition_effects effects = {slot,
-                                        effect_send,
-                                        effect_apply,
-                                        effect_ownership,
-                                        effect_need_range,
-                                        effect_stop_range,
-                                        effect_failed};
-    struct aggregates_settings aggregate_settings = {
-        .partition = (uint16_t)slot->id,
-        .payload_bytes_max = (uint32_t)node->config.payload_bytes_max,
-        .outcome_retention_ms = node->config.outcome_retention_ms,
-        .snapshot_every = node->config.snapshot_every,
-        .cache_bytes = AGGREGATE_CACHE_BYTES / (node_partition_count(node) / 4 + 1),
-        .cache_count = AGGREGATE_CACHE_COUNT / (node_partition_count(node) / 4 + 1),
-    };
-    struct aggregates_effects aggregate_effects = {
-        slot,
-        effect_submit,
-        effect_barrier,
-        effect_answer,
-        effect_module_type,
-        effect_pick_worker,
-        effect_execute,
-        effect_stored_index,
-        effect_applied_index,
+    atomic_store(&((struct shard *)context)->node->metrics.placement_version, version);
+}
+
+static void effect_count(void *context, enum engine_count what)
+{
+    struct metrics *metrics = &((struct shard *)context)->node->metrics;
+    atomic_ullong *const counters[] = {
+        [ENGINE_FORWARDED] = &metrics->commands_forwarded,
+        [ENGINE_RESENT] = &metrics->commands_resent,
+        [ENGINE_GAINED] = &metrics->ownership_gained,
+        [ENGINE_LOST] = &metrics->ownership_lost,
     };
 
-    if (slot->id == node_partition_count(node) && open_system(slot, fault) != STATUS_OK)
-        return fault->status;
-    slot->aggregates = aggregates_new(&aggregate_settings, &aggregate_effects, node->store);
-    return partition_new(&slot->partition, &settings, &effects, node->store, &shard->turn, fault);
+    atomic_fetch_add_explicit(counters[what], 1, memory_order_relaxed);
 }
 
-static void open_partitions(struct shard *shard)
+static void effect_failed(void *context, const struct fault *fault)
 {
-    struct node *node = shard->node;
-    const struct founding *founding = atomic_load(&node->founding);
-
-    shard->slots = memory_zero(founding->set_count, sizeof *shard->slots);
-    shard->slot_count = founding->set_count;
-    for (uint32_t p = 0; p < founding->set_count; p++) {
-        struct slot *slot = &shard->slots[p];
-        struct fault fault;
-
-        slot->shard = shard;
-        slot->id = p;
-        slot->set = &founding->sets[p];
-        if (p % node->shard_count != shard->index || !holds(slot->set, node->id))
-            continue;
-        if (open_slot(shard, slot, &fault) != STATUS_OK) {
-            node_fail(node, &fault);
-            return;
-        }
-        atomic_fetch_add(&shard->view.replicas, 1);
-    }
-    shard->next_tick = 0;
+    node_fail(((struct shard *)context)->node, fault);
 }
+
+static const struct engine_effects effects = {
+    .send = effect_send,
+    .persist = effect_persist,
+    .empty_batch = effect_empty_batch,
+    .reachable = effect_reachable,
+    .alive = effect_alive,
+    .arrived = effect_arrived,
+    .answered = effect_answered,
+    .released = effect_released,
+    .read_ready = effect_read_ready,
+    .module_type = effect_module_type,
+    .pick_worker = effect_pick_worker,
+    .execute = effect_execute,
+    .need_range = effect_need_range,
+    .stop_range = effect_stop_range,
+    .committed = effect_committed,
+    .route = effect_route,
+    .placement = effect_placement,
+    .count = effect_count,
+    .failed = effect_failed,
+};
 
 /* ---- letters ---- */
 
-static void take_frame(struct shard *shard, struct shared_frame *shared)
+/* Done with a letter, or it comes too late or too early: commands and reads still want an answer. */
+static void letter_drop(struct shard *shard, struct letter *letter)
 {
-    const struct frame *frame = &shared->frame;
-    uint64_t from = shared->from;
+    struct fault fault;
 
-    for (size_t i = 0; i < frame->replica_message_count; i++) {
-        struct slot *slot = slot_of(shard, frame->replica_messages[i].partition);
+    switch (letter->kind) {
+    case LETTER_REQUEST: {
+        struct request *r = CONTAINER_OF(letter, struct request, letter);
 
-        if (slot != NULL && slot->partition != NULL && holds(slot->set, from))
-            partition_receive(slot->partition, from, &frame->replica_messages[i], &shard->turn);
+        (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING",
+                        "this node stops; ask another one with the same command id");
+        r->finish(r, NULL, &fault);
+        request_free(r);
+        return;
     }
-    for (size_t i = 0; i < frame->owner_count; i++) {
-        const struct owner_note *note = &frame->owners[i];
-
-        if (note->partition % shard->node->shard_count == shard->index &&
-            routes_set(shard->node->routes, note->partition, note->owner, note->epoch))
-            shard->rescan = true;
+    case LETTER_READ:
+        reads_refuse(shard, CONTAINER_OF(letter, struct reading, letter));
+        return;
+    case LETTER_READ_ON: /* part of its reading */
+        return;
+    case LETTER_FRAME:
+        shared_frame_drop(((struct frame_letter *)letter)->shared);
+        break;
+    case LETTER_EXECUTED:
+        arena_release(&((struct executed_letter *)letter)->arena);
+        break;
+    case LETTER_SEND:
+        buffer_release(&((struct send_letter *)letter)->part);
+        break;
+    default:
+        break;
     }
-    for (size_t i = 0; i < frame->command_count; i++)
-        if (frame->commands[i].partition < shard->slot_count &&
-            frame->commands[i].partition % shard->node->shard_count == shard->index)
-            router_take_forwarded(shard, from, &frame->commands[i]);
-    for (size_t i = 0; i < frame->result_count; i++)
-        if ((frame->results[i].request_id & 0xFF) == shard->index)
-            router_take_result(shard, from, &frame->results[i]);
-    for (size_t i = 0; i < frame->read_request_count; i++)
-        if (frame->read_requests[i].partition % shard->node->shard_count == shard->index)
-            reads_serve_index(shard, from, &frame->read_requests[i]);
-    for (size_t i = 0; i < frame->read_result_count; i++)
-        if ((frame->read_results[i].request_id & 0xFF) == shard->index)
-            reads_take_index(shard, &frame->read_results[i]);
-}
-
-static void take_written(struct shard *shard, uint64_t ticket)
-{
-    for (size_t i = 0; i < shard->slot_count; i++) {
-        struct slot *slot = &shard->slots[i];
-
-        if (slot->partition == NULL)
-            continue;
-        partition_written(slot->partition, ticket, &shard->turn);
-        aggregates_stored(slot->aggregates, partition_stored_index(slot->partition),
-                          shard->moment);
-        slot->touched = true;
-    }
-    shard->stored_moved = true;
-}
-
-static void take_executed(struct shard *shard, struct executed_letter *letter)
-{
-    struct slot *slot = slot_of(shard, letter->partition);
-
-    if (slot != NULL && slot->aggregates != NULL) {
-        aggregates_executed(slot->aggregates, letter->execution_id, letter->worker,
-                            letter->died ? NULL : &letter->result, shard->moment);
-        slot->touched = true;
-    }
-    arena_release(&letter->arena);
     free(letter);
 }
 
-static void workers_moved(struct shard *shard)
+static void start(struct shard *shard)
 {
-    for (size_t i = 0; i < shard->slot_count; i++)
-        if (shard->slots[i].aggregates != NULL) {
-            aggregates_workers_changed(shard->slots[i].aggregates, shard->moment);
-            shard->slots[i].touched = true;
-        }
-}
+    struct node *node = shard->node;
+    const struct config *config = &node->config;
+    size_t share = node_partition_count(node) / 4 + 1;
+    struct engine_settings settings = {
+        .node_id = node->id,
+        .index = shard->index,
+        .count = node->shard_count,
+        .founding = atomic_load(&node->founding),
+        .election_ms = (unsigned)config->election_timeout_ms,
+        .heartbeat_ms = (unsigned)config->heartbeat_interval_ms,
+        .disk_reserve_mib = (uint16_t)(config->disk_reserve_bytes >> 20),
+        .payload_bytes_max = (uint32_t)config->payload_bytes_max,
+        .outcome_retention_ms = config->outcome_retention_ms,
+        .snapshot_every = config->snapshot_every,
+        .cache_bytes = AGGREGATE_CACHE_BYTES / share,
+        .cache_count = AGGREGATE_CACHE_COUNT / share,
+        .seed = random_u64(),
+    };
+    struct engine_effects here = effects;
+    struct fault fault;
 
-/* A peer is reachable (again): tell it what we own, so that it needs not ask. */
-static void greet(struct shard *shard, uint64_t node_id)
-{
-    for (size_t i = 0; i < shard->slot_count && i < node_partition_count(shard->node); i++) {
-        struct slot *slot = &shard->slots[i];
-
-        if (slot->partition != NULL && partition_is_owner(slot->partition)) {
-            struct owner_note note = {slot->id, shard->node->id,
-                                      partition_view(slot->partition).term};
-
-            frame_add_owner(outbox_for(shard, node_id), &note);
-        }
+    here.context = shard;
+    if (engine_new(&shard->engine, &settings, &here, node->store, now(), &fault) != STATUS_OK) {
+        node_fail(node, &fault);
+        return;
     }
-    shard->rescan = true;
+    engine_begin(shard->engine, now(), disk_free_mib(node));
 }
 
-static void transfer_all(struct shard *shard)
+/* Without an engine there is no cluster: who sent it asks again. */
+static void refuse_early(struct shard *shard, struct letter *letter)
 {
-    for (size_t i = 0; i < shard->slot_count; i++)
-        if (shard->slots[i].partition != NULL && shard->slots[i].set->count > 1)
-            (void)!partition_transfer(shard->slots[i].partition, 0, &shard->turn);
+    shard->stopping = shard->stopping || letter->kind == LETTER_STOP;
+    if (letter->kind == LETTER_START)
+        start(shard);
+    letter_drop(shard, letter);
 }
 
 static void take_letter(struct shard *shard, struct letter *letter)
 {
+    struct engine *engine = shard->engine;
+
     switch (letter->kind) {
     case LETTER_REQUEST:
-        router_take(shard, CONTAINER_OF(letter, struct request, letter));
+        engine_take(engine, &CONTAINER_OF(letter, struct request, letter)->routed);
         return;
     case LETTER_READ:
         reads_take(shard, CONTAINER_OF(letter, struct reading, letter));
@@ -428,268 +276,131 @@ static void take_letter(struct shard *shard, struct letter *letter)
     case LETTER_READ_ON:
         reads_go_on(shard, CONTAINER_OF(letter, struct reading, more));
         return;
-    case LETTER_FRAME:
-        take_frame(shard, ((struct frame_letter *)letter)->shared);
-        shared_frame_drop(((struct frame_letter *)letter)->shared);
-        break;
-    case LETTER_WRITTEN:
-        take_written(shard, ((struct written_letter *)letter)->ticket);
-        break;
-    case LETTER_EXECUTED:
-        take_executed(shard, (struct executed_letter *)letter);
-        return;
-    case LETTER_WORKERS_CHANGED:
-        workers_moved(shard);
-        break;
-    case LETTER_LINK: {
-        const struct link_letter *link = (struct link_letter *)letter;
+    case LETTER_FRAME: {
+        struct shared_frame *shared = ((struct frame_letter *)letter)->shared;
 
-        if (link->up)
-            greet(shard, link->node_id);
-        else
-            router_link_lost(shard, link->node_id);
+        engine_frame(engine, shared->from, &shared->frame);
         break;
     }
+    case LETTER_WRITTEN:
+        engine_written(engine, ((struct written_letter *)letter)->ticket);
+        break;
+    case LETTER_EXECUTED: {
+        struct executed_letter *executed = (struct executed_letter *)letter;
+
+        engine_executed(engine, executed->partition, executed->execution_id, executed->worker,
+                        executed->died ? NULL : &executed->result);
+        break;
+    }
+    case LETTER_WORKERS_CHANGED:
+        engine_workers_changed(engine);
+        break;
+    case LETTER_LINK:
+        engine_link(engine, ((struct link_letter *)letter)->node_id,
+                    ((struct link_letter *)letter)->up);
+        break;
     case LETTER_START:
-        open_partitions(shard);
         break;
     case LETTER_INSTALLED: {
-        const struct installed_letter *installed = (struct installed_letter *)letter;
-        struct slot *slot = slot_of(shard, installed->partition);
-
-        struct fault fault;
+        struct installed_letter *installed = (struct installed_letter *)letter;
 
         METRIC_ADD(shard->node, ranges_installed, 1);
-        if (slot->system != NULL && open_system(slot, &fault) != STATUS_OK) {
-            node_fail(shard->node, &fault);
-            break;
-        }
-        partition_installed(slot->partition, installed->stopped ? NULL : &installed->applied,
-                            &shard->turn);
-        slot->touched = true;
+        engine_installed(engine, installed->partition,
+                         installed->stopped ? NULL : &installed->applied);
         break;
     }
     case LETTER_SEND: {
         struct send_letter *send = (struct send_letter *)letter;
 
-        buffer_add(outbox_for(shard, send->to), send->part.data, send->part.len);
-        buffer_release(&send->part);
+        buffer_add(engine_outbox(engine, send->to), send->part.data, send->part.len);
         break;
     }
     case LETTER_TRANSFER:
-        transfer_all(shard);
+        engine_drain(engine);
         break;
     case LETTER_STOP:
         shard->stopping = true;
         break;
     }
-    free(letter);
-}
-
-/* ---- time ---- */
-
-/* Hand a partition back to its preferred owner once both are settled. */
-static void balance(struct shard *shard)
-{
-    struct node *node = shard->node;
-    uint64_t now = shard->moment.now_ms;
-    int moves = 0;
-
-    if (now < shard->next_balance || atomic_load(&node->draining))
-        return;
-    shard->next_balance = now + BALANCE_MS;
-    for (size_t i = 0; i < shard->slot_count && moves < BALANCE_MOVES; i++) {
-        struct slot *slot = &shard->slots[i];
-        uint64_t home = slot->set == NULL ? 0 : slot->set->replicas[0];
-
-        if (slot->partition == NULL || home == node->id || now < slot->transfer_after ||
-            !partition_is_owner(slot->partition) || !links_up(node->links, home) ||
-            control_member_status(node->control, home) != MEMBER_ALIVE ||
-            !partition_replica_current(slot->partition, home))
-            continue;
-        slot->transfer_after = now + BALANCE_RETRY_MS;
-        if (partition_transfer(slot->partition, home, &shard->turn) == STATUS_OK)
-            moves++;
-    }
-}
-
-static void note_leaders(struct shard *shard, struct slot *slot)
-{
-    struct partition_view view = partition_view(slot->partition);
-
-    if (view.leader != 0 && view.leader != shard->node->id &&
-        slot->id < node_partition_count(shard->node) &&
-        routes_set(shard->node->routes, slot->id, view.leader, view.term))
-        shard->rescan = true;
-}
-
-static void measure(struct shard *shard)
-{
-    size_t owned = 0, waiting = 0, in_flight = 0, executing = 0, cached = 0, lagging = 0;
-    size_t movable = 0, leading = 0, uncommitted = 0, unstored = 0, term = 0;
-
-    for (size_t i = 0; i < shard->slot_count; i++) {
-        const struct slot *slot = &shard->slots[i];
-        struct aggregates_view view;
-        struct partition_view raft;
-
-        if (slot->partition == NULL)
-            continue;
-        view = aggregates_view(slot->aggregates);
-        owned += partition_is_owner(slot->partition) &&
-                 slot->id < node_partition_count(shard->node);
-        raft = partition_view(slot->partition);
-        leading += raft.leading;
-        uncommitted += raft.last_index > raft.commit_index ? raft.last_index - raft.commit_index : 0;
-        unstored += raft.commit_index > raft.stored_index ? raft.commit_index - raft.stored_index : 0;
-        term = raft.term > term ? raft.term : term;
-        movable += slot->set->count > 1 && raft.leading;
-        lagging += raft.installing;
-        waiting += view.waiting;
-        in_flight += view.in_flight;
-        executing += view.executing;
-        cached += view.cached;
-    }
-    atomic_store(&shard->view.owned, owned);
-    atomic_store(&shard->view.movable, movable);
-    atomic_store(&shard->view.leading, leading);
-    atomic_store(&shard->view.uncommitted, uncommitted);
-    atomic_store(&shard->view.unstored, unstored);
-    atomic_store(&shard->view.highest_term, term);
-    atomic_store(&shard->view.waiting, waiting);
-    atomic_store(&shard->view.in_flight, in_flight);
-    atomic_store(&shard->view.executing, executing);
-    atomic_store(&shard->view.cached, cached);
-    atomic_store(&shard->view.lagging, lagging);
-    atomic_store(&shard->view.requests, shard->request_count);
-}
-
-/* On the grid; an idle shard sleeps until a partition wants something. */
-static uint64_t next_tick(const struct shard *shard)
-{
-    uint64_t now = shard->moment.now_ms;
-    uint64_t next = now + shard->node->config.heartbeat_interval_ms;
-
-    if (shard->request_count > 0 || shard->readings != NULL || shard->index_waits != NULL)
-        next = now + 1;
-    for (size_t i = 0; i < shard->slot_count; i++)
-        if (shard->slots[i].partition != NULL &&
-            partition_deadline(shard->slots[i].partition) < next)
-            next = partition_deadline(shard->slots[i].partition);
-    if (next <= now)
-        next = now + 1;
-    return (next + GRID_MS - 1) / GRID_MS * GRID_MS;
-}
-
-static void tick(struct shard *shard)
-{
-    if (shard->moment.now_ms < shard->next_tick)
-        return;
-    for (size_t i = 0; i < shard->slot_count; i++) {
-        struct slot *slot = &shard->slots[i];
-
-        if (slot->partition == NULL)
-            continue;
-        partition_tick(slot->partition, &shard->turn);
-        if (slot->system != NULL)
-            system_tick(slot->system);
-        note_leaders(shard, slot);
-        if (aggregates_view(slot->aggregates).waiting > 0 ||
-            aggregates_view(slot->aggregates).executing > 0) {
-            aggregates_tick(slot->aggregates, shard->moment);
-            slot->touched = true;
-        }
-    }
-    balance(shard);
-    router_tick(shard, false);
-    reads_tick(shard);
-    measure(shard);
-    shard->next_tick = next_tick(shard);
+    letter_drop(shard, letter);
 }
 
 /* ---- the turn ---- */
 
-static uint16_t disk_free_mib(const struct node *node)
+static void measure(struct shard *shard)
 {
-    uint64_t bytes = atomic_load_explicit(&((struct node *)node)->disk_free_bytes,
-                                          memory_order_relaxed);
-    uint64_t mib = bytes >> 20;
+    struct engine_view view = engine_view(shard->engine);
 
-    return bytes == 0 ? 0 : mib >= UINT16_MAX ? UINT16_MAX : mib == 0 ? 1 : (uint16_t)mib;
+    atomic_store(&shard->view.replicas, view.replicas);
+    atomic_store(&shard->view.owned, view.owned);
+    atomic_store(&shard->view.movable, view.movable);
+    atomic_store(&shard->view.leading, view.leading);
+    atomic_store(&shard->view.lagging, view.lagging);
+    atomic_store(&shard->view.uncommitted, view.uncommitted);
+    atomic_store(&shard->view.unstored, view.unstored);
+    atomic_store(&shard->view.highest_term, view.highest_term);
+    atomic_store(&shard->view.waiting, view.waiting);
+    atomic_store(&shard->view.in_flight, view.in_flight);
+    atomic_store(&shard->view.executing, view.executing);
+    atomic_store(&shard->view.cached, view.cached);
+    atomic_store(&shard->view.requests, view.requests);
 }
 
-static void begin_turn(struct shard *shard)
+static void turn(struct shard *shard, struct mail *mail)
 {
-    shard->moment = (struct moment){clock_monotonic_ms(), clock_wall_ms()};
-    shard->turn.now_ms = shard->moment.now_ms;
-    shard->turn.disk_free_mib = disk_free_mib(shard->node);
-}
+    uint64_t due = 0;
 
-static void flush_touched(struct shard *shard)
-{
-    for (size_t i = 0; i < shard->slot_count; i++)
-        if (shard->slots[i].touched) {
-            shard->slots[i].touched = false;
-            aggregates_flush(shard->slots[i].aggregates, shard->moment);
-        }
-}
-
-static void end_turn(struct shard *shard)
-{
-    uint64_t soon = (shard->moment.now_ms / GRID_MS + 1) * GRID_MS;
-
-    if ((shard->request_count > 0 || shard->readings != NULL || shard->index_waits != NULL) &&
-        soon < shard->next_tick)
-        shard->next_tick = soon;
-    flush_touched(shard);
-    if (shard->rescan) {
-        shard->rescan = false;
-        router_tick(shard, true);
-        flush_touched(shard);
+    if (shard->engine != NULL) {
+        engine_begin(shard->engine, now(), disk_free_mib(shard->node));
+        due = engine_deadline(shard->engine);
     }
-    if (shard->stored_moved) {
-        shard->stored_moved = false;
+    while (mail != NULL) {
+        struct mail *next = mail->next;
+        struct letter *letter = CONTAINER_OF(mail, struct letter, mail);
+
+        if (shard->engine == NULL)
+            refuse_early(shard, letter);
+        else
+            take_letter(shard, letter);
+        mail = next;
+    }
+    if (shard->engine == NULL)
+        return;
+    engine_end(shard->engine);
+    if (clock_monotonic_ms() >= due) {
         reads_tick(shard);
+        measure(shard);
     }
-    if (store_batch_count(shard->turn.batch) > 0) {
-        storage_write(shard->node->storage, shard, shard->turn.batch, shard->turn.ticket);
-        shard->turn.batch = storage_take_batch(shard->node->storage);
-        shard->turn.ticket++;
-    }
-    for (size_t i = 0; i < shard->outbox_count; i++)
-        send_frame(shard, &shard->outboxes[i]);
+}
+
+/* -1 for as long as it takes. */
+static int wait_ms(const struct shard *shard)
+{
+    uint64_t moment = clock_monotonic_ms();
+    uint64_t next;
+
+    if (shard->engine == NULL)
+        return -1;
+    next = engine_deadline(shard->engine);
+    return next <= moment ? 0 : (int)(next - moment);
 }
 
 static void *run(void *context)
 {
     struct shard *shard = context;
 
-    while (!shard->stopping) {
-        uint64_t now = clock_monotonic_ms();
-        int wait = shard->slot_count == 0          ? -1
-                   : shard->next_tick <= now ? 0
-                                                   : (int)(shard->next_tick - now);
-        struct mail *mail = mailbox_receive(&shard->box, wait);
-
-        begin_turn(shard);
-        while (mail != NULL) {
-            struct mail *next = mail->next;
-
-            take_letter(shard, CONTAINER_OF(mail, struct letter, mail));
-            mail = next;
-        }
-        if (shard->slot_count > 0)
-            tick(shard);
-        end_turn(shard);
-    }
-    for (size_t i = 0; i < shard->slot_count; i++)
-        if (shard->slots[i].aggregates != NULL)
-            aggregates_disown(shard->slots[i].aggregates);
-    router_abandon(shard);
+    while (!shard->stopping)
+        turn(shard, mailbox_receive(&shard->box, wait_ms(shard)));
     reads_abandon(shard);
-    end_turn(shard);
+    if (shard->engine != NULL) {
+        engine_begin(shard->engine, now(), disk_free_mib(shard->node));
+        engine_stop(shard->engine);
+        engine_end(shard->engine);
+    }
     return NULL;
 }
+
+/* ---- birth and death ---- */
 
 struct shard *shard_new(struct node *node, size_t index)
 {
@@ -697,8 +408,6 @@ struct shard *shard_new(struct node *node, size_t index)
 
     shard->node = node;
     shard->index = index;
-    shard->turn.batch = storage_take_batch(node->storage);
-    shard->turn.ticket = 1;
     if (mailbox_init(&shard->box) != STATUS_OK ||
         pthread_create(&shard->thread, NULL, run, shard) != 0)
         abort(); /* no thread at start-up: nothing can work */
@@ -725,52 +434,14 @@ void shard_stop(struct shard *shard)
     pthread_join(shard->thread, NULL);
 }
 
-/* Letters that came after the end: requests still want an answer. */
 void shard_drop_letters(struct shard *shard)
 {
     struct mail *mail = mailbox_receive(&shard->box, 0);
 
-    shard->stopping = true;
     while (mail != NULL) {
         struct mail *next = mail->next;
-        struct letter *letter = CONTAINER_OF(mail, struct letter, mail);
 
-        switch (letter->kind) {
-        case LETTER_REQUEST: {
-            struct request *r = CONTAINER_OF(letter, struct request, letter);
-            struct fault fault;
-
-            (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING",
-                            "this node stops; ask another one with the same command id");
-            r->finish(r, NULL, &fault);
-            request_free(r);
-            break;
-        }
-        case LETTER_READ: {
-            struct reading *r = CONTAINER_OF(letter, struct reading, letter);
-
-            r->next_reading = shard->readings;
-            shard->readings = r;
-            reads_abandon(shard);
-            break;
-        }
-        case LETTER_READ_ON:
-            break;
-        case LETTER_FRAME:
-            shared_frame_drop(((struct frame_letter *)letter)->shared);
-            free(letter);
-            break;
-        case LETTER_EXECUTED:
-            arena_release(&((struct executed_letter *)letter)->arena);
-            free(letter);
-            break;
-        case LETTER_SEND:
-            buffer_release(&((struct send_letter *)letter)->part);
-            free(letter);
-            break;
-        default:
-            free(letter);
-        }
+        letter_drop(shard, CONTAINER_OF(mail, struct letter, mail));
         mail = next;
     }
 }
@@ -780,17 +451,8 @@ void shard_free(struct shard *shard)
     if (shard == NULL)
         return;
     shard_drop_letters(shard);
-    for (size_t i = 0; i < shard->slot_count; i++) {
-        aggregates_free(shard->slots[i].aggregates);
-        system_free(shard->slots[i].system);
-        partition_free(shard->slots[i].partition);
-    }
+    engine_free(shard->engine);
     reads_release(shard);
-    for (size_t i = 0; i < shard->outbox_count; i++)
-        buffer_release(&shard->outboxes[i].frame);
-    free(shard->outboxes);
-    free(shard->slots);
-    store_batch_free(shard->turn.batch);
     mailbox_release(&shard->box);
     free(shard);
 }

@@ -370,13 +370,14 @@ void workers_execute_for(struct workers *workers, uint64_t peer, const struct re
     arena_release(&arena);
 }
 
-void workers_result_from(struct workers *workers, const struct remote_execute *result)
+void workers_result_from(struct workers *workers, uint64_t peer,
+                         const struct remote_execute *result)
 {
     struct open_execution *open = NULL;
 
     pthread_mutex_lock(&workers->lock);
     HASH_FIND(hh, workers->open, &result->request_id, sizeof result->request_id, open);
-    if (open != NULL && is_node(open->worker))
+    if (open != NULL && open->worker == peer)
         HASH_DEL(workers->open, open);
     else
         open = NULL;
@@ -581,6 +582,8 @@ struct workers *workers_new(struct node *node)
     struct workers *workers = memory_zero(1, sizeof *workers);
 
     workers->node = node;
+    /* Of this life alone: a peer's worker may still answer what the life before asked. */
+    workers->next_execution = random_u64() >> 8;
     pthread_mutex_init(&workers->lock, NULL);
     return workers;
 }

@@ -235,7 +235,8 @@ void aggregates_executed(struct aggregates *all, uint64_t execution_id, uint64_t
         return; /* too late: the command went elsewhere or was given up */
     a = execution->aggregate;
     command = end_execution(all, execution);
-    if (result == NULL || result->needs_history) {
+    /* Unloaded: what the worker decided on is void, a submit before it failed (seed 1192). */
+    if (result == NULL || result->needs_history || (!a->loaded && !PLANTED(VOID_STATE_DECIDED_ON))) {
         a->worker = 0;
         push_front(all, a, command);
     } else {

@@ -24,7 +24,9 @@
     X(EXPECTATION_IGNORED, "expected sequences are not compared")                        \
     X(LAST_EVENT_LOST, "the last of several events is not stored")                       \
     X(LOSS_NOTICED_LATE, "ownership is lost only after the new owner's entries applied") \
-    X(SNAPSHOT_AHEAD, "a snapshot claims an event that it doesn't include")
+    X(SNAPSHOT_AHEAD, "a snapshot claims an event that it doesn't include")                \
+    X(VOID_STATE_DECIDED_ON, "a worker's decision counts although what it was based on is void")   \
+    X(REQUEST_ID_REUSED, "after a restart requests to peers have the ids of the life before")
 
 #define PLANT_ENUM(name, text) PLANT_##name,
 enum plant { PLANT_NONE, PLANTS(PLANT_ENUM) };

@@ -441,14 +441,22 @@ static void follow_loss(struct partition *p)
     }
 }
 
+/* That very entry: one of the same index from an older term is about to be cut off (seed 3035). */
+static bool has_wanted(const struct partition *p)
+{
+    const struct log_entry *entry = tail_at(&p->tail, p->wanted.log_index);
+
+    return p->applied.index >= p->wanted.log_index ||
+           (entry != NULL && entry->term == p->wanted.log_term);
+}
+
 static void follow_state(struct partition *p, const struct turn *turn)
 {
     follow_loss(p);
     if (raft_state(&p->raft) == RAFT_LEADER && p->leading_term == 0)
         begin_leading(p, turn);
     /* Whoever leads has all in its log, and so has a follower that got the entries after all. */
-    if (p->fetching && !p->stopping_fetch &&
-        (p->leading_term != 0 || p->last_index >= p->wanted.log_index)) {
+    if (p->fetching && !p->stopping_fetch && (p->leading_term != 0 || has_wanted(p))) {
         p->stopping_fetch = true;
         p->effects.stop_range(p->effects.context, p);
     }
@@ -1070,8 +1078,6 @@ enum status partition_new(struct partition **out, const struct partition_setting
     raft_set_election_timeout(&p->raft, settings->election_ms);
     raft_set_heartbeat_timeout(&p->raft, ENGINE_HEARTBEAT_MS);
     raft_set_max_inflight_entries(&p->raft, LOG_INFLIGHT_MAX);
-    /* A range takes longer than a message; asking again early would start it anew. */
-    raft_set_install_snapshot_timeout(&p->raft, 30000);
     status = start(p, turn, fault);
     if (status != STATUS_OK) {
         partition_free(p);

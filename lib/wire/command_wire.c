@@ -158,6 +158,26 @@ struct bytes wire_command_inside(const struct command *command)
     return BYTES_NONE;
 }
 
+void wire_command_seal(struct command *command, struct arena *arena)
+{
+    struct buffer sealed = {0};
+
+    /* Of a scalar field that is there twice the last one counts. */
+    if (command->kind == COMMAND_APPEND) {
+        buffer_add(&sealed, command->packed.data, command->packed.len);
+        put_bytes(&sealed, 1, command->id);
+    } else {
+        struct bytes inside = wire_command_inside(command);
+        size_t begun = put_begin(&sealed, 1);
+
+        buffer_add(&sealed, inside.data, inside.len);
+        put_bytes(&sealed, 1, command->id);
+        put_end(&sealed, begun);
+    }
+    command->packed = arena_copy(arena, buffer_bytes(&sealed));
+    buffer_release(&sealed);
+}
+
 /* Version, partition and the position behind the command, for clients an opaque text. */
 void put_token(struct buffer *out, unsigned field, const struct outcome *outcome)
 {

@@ -183,6 +183,8 @@ MUST_USE enum status wire_execute_peek(struct bytes packed, struct arena *arena,
                                        uint64_t *sequence, struct fault *fault);
 /* The Command message inside a packed request. */
 struct bytes wire_command_inside(const struct command *command);
+/* The packed request carries the command's id from now on, so that a resend is known. */
+void wire_command_seal(struct command *command, struct arena *arena);
 
 /* ---- stored records ---- */
 

@@ -249,6 +249,7 @@ int main(int count, char **arguments)
     struct settings s = {.seed = 1, .scenario = "all", .jobs = sysconf(_SC_NPROCESSORS_ONLN)};
     int option;
 
+    journal_configure(JOURNAL_ERROR, false, "sim");
     while ((option = getopt_long(count, arguments, "", options, NULL)) != -1) {
         switch (option) {
         case 's':
@@ -291,6 +292,7 @@ int main(int count, char **arguments)
         return 2;
     }
     signal(SIGABRT, on_abort);
+    signal(SIGSEGV, on_abort);
     if (s.members) {
         members_table(s.seed);
         return 0;

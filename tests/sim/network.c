@@ -3,6 +3,7 @@
 
 struct packet {
     int from;
+    bool gossip;
     struct buffer bytes;
 };
 
@@ -14,7 +15,7 @@ void packet_free(void *pointer)
     free(packet);
 }
 
-static void deliver(struct world *w, int from, int to, struct bytes frame)
+static void deliver(struct world *w, int from, int to, bool gossip, struct bytes frame)
 {
     struct packet *packet = memory_zero(1, sizeof *packet);
     uint64_t delay_us = 80 + rng_below(&w->network_rng, 400);
@@ -22,11 +23,12 @@ static void deliver(struct world *w, int from, int to, struct bytes frame)
     if (w->delay_ms > 0 && rng_chance(&w->network_rng, 500))
         delay_us += rng_below(&w->network_rng, w->delay_ms * 1000ULL);
     packet->from = from;
+    packet->gossip = gossip;
     buffer_add(&packet->bytes, frame.data, frame.len);
     world_at(w, w->now_us + delay_us, EVENT_PACKET, to, (uint64_t)from, packet);
 }
 
-void network_send(struct world *w, int from, int to, struct bytes frame)
+void network_send(struct world *w, int from, int to, bool gossip, struct bytes frame)
 {
     w->figures.packets++;
     world_mix(w, frame.data, frame.len);
@@ -35,10 +37,10 @@ void network_send(struct world *w, int from, int to, struct bytes frame)
         w->figures.lost++;
         return;
     }
-    deliver(w, from, to, frame);
+    deliver(w, from, to, gossip, frame);
     if (rng_chance(&w->network_rng, w->duplicate_per_mille)) {
         w->figures.duplicated++;
-        deliver(w, from, to, frame);
+        deliver(w, from, to, gossip, frame);
     }
 }
 
@@ -51,6 +53,8 @@ void network_arrived(struct world *w, int to, void *pointer)
 
     if (w->cut[packet->from][to])
         w->figures.lost++;
+    else if (packet->gossip)
+        node_gossip(&w->nodes[to], buffer_bytes(&packet->bytes));
     else if (frame_decode(buffer_bytes(&packet->bytes), &arena, &frame, &fault) != STATUS_OK)
         broken(w, 1, "a frame between nodes doesn't decode: %s", fault.message);
     else
@@ -70,4 +74,6 @@ void network_reset(struct world *w, int a, int b)
             ((from == a && event->node == b) || (from == b && event->node == a)))
             event->life = UINT32_MAX; /* of no life: dropped when its time comes */
     }
+    node_link_reset(&w->nodes[a], b);
+    node_link_reset(&w->nodes[b], a);
 }

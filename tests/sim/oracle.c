@@ -210,15 +210,20 @@ static bool on_disk(struct node *n, uint16_t partition, uint64_t index, uint64_t
     return there;
 }
 
-void oracle_durable(struct node *n, const struct op *op, const struct outcome *outcome)
+void oracle_durable(struct node *n, const struct outcome *outcome)
 {
     struct world *w = n->world;
+    size_t id = (size_t)number_behind(outcome->command_id);
+    const struct op *op = &w->ops[id];
     const struct replica_set *set = &w->sets[op->partition];
     size_t have = 0;
 
-    (void)outcome;
+    if (id >= w->op_count) {
+        broken(w, 4, "node %d answers a command that nobody sent", n->index);
+        return;
+    }
     if (!op->committed) {
-        broken(w, op->kind == OP_REUSE ? 4 : 2, "node %d answers c%zd, which isn't committed",
+        broken(w, 2, "node %d answers c%zd, which isn't committed",
                n->index, op - w->ops);
         return;
     }
@@ -265,17 +270,21 @@ void oracle_answered(struct world *w, struct op *op, const struct answer *answer
 
 /* ---- the end ---- */
 
+static const struct partition *replica(const struct world *w, int node, uint16_t p)
+{
+    return w->nodes[node].alive ? engine_replica(w->nodes[node].engine, p) : NULL;
+}
+
 static bool replicas_agree(struct world *w, uint16_t p)
 {
     uint64_t index = 0;
 
     for (int i = 0; i < w->node_count; i++) {
-        const struct slot *slot = &w->nodes[i].slots[p];
         struct partition_view view;
 
-        if (!w->nodes[i].alive || slot->partition == NULL)
+        if (replica(w, i, p) == NULL)
             continue;
-        view = partition_view(slot->partition);
+        view = partition_view(replica(w, i, p));
         if (view.installing || view.stored_index != view.applied.index ||
             view.commit_index != view.last_index || (index != 0 && view.applied.index != index))
             return false;
@@ -373,8 +382,8 @@ void oracle_final(struct world *w)
         struct node *first = NULL;
 
         for (int i = 0; i < w->node_count && !replicas_agree(w, p); i++)
-            if (w->nodes[i].alive && w->nodes[i].slots[p].partition != NULL) {
-                struct partition_view view = partition_view(w->nodes[i].slots[p].partition);
+            if (replica(w, i, p) != NULL) {
+                struct partition_view view = partition_view(replica(w, i, p));
 
                 world_note(w,
                            "node %d: %s, term %llu, leader %llx, last %llu, commit %llu, applied %llu, "
@@ -392,9 +401,9 @@ void oracle_final(struct world *w)
             struct node *n = &w->nodes[i];
             struct aggregates_view view;
 
-            if (!n->alive || n->slots[p].partition == NULL)
+            if (replica(w, i, p) == NULL)
                 continue;
-            view = aggregates_view(n->slots[p].aggregates);
+            view = engine_aggregates_view(n->engine, p);
             if (view.waiting != 0 || view.executing != 0)
                 broken(w, 9, "node %d still holds commands of partition %u", i, p);
             check_stored(w, n, p);

@@ -1,19 +1,18 @@
 /*
- * A whole cluster in one thread: the partitions and aggregates that cairnd runs, over a network, disks
+ * A whole cluster in one thread: the engine and the membership that cairnd runs, over a network, disks
  * and clocks that obey one seed. The same seed gives the same run to the byte.
  *
  *   faults ─┐
- *   clients ├─▶ world (time) ──▶ node ──▶ partition, aggregates ──▶ network, disk ──▶ world
+ *   clients ├─▶ world (time) ──▶ node ──▶ engine, swim ──▶ network, disk ──▶ world
  *   workers ┘                                    │
  *                                                └──▶ oracle: the promises, by number
  */
 #ifndef CAIRN_SIM_H
 #define CAIRN_SIM_H
 
-#include "aggregate/aggregate.h"
 #include "base/base.h"
 #include "cluster/cluster.h"
-#include "partition/partition.h"
+#include "engine/engine.h"
 #include "store/store.h"
 #include "wire/wire.h"
 
@@ -105,25 +104,11 @@ struct write {
     uint64_t ticket;
 };
 
-struct slot {
-    struct node *node;
-    uint16_t id;
-    struct partition *partition;
-    struct aggregates *aggregates;
-    bool touched;
-    bool stop_range;
-};
-
-/* A read that waits for its barrier here, or for its index. */
-struct waiting_read {
-    struct waiting_read *next;
-    uint64_t op;
-    uint32_t attempt;
-    int asked_by; /* node that serves it; -1 when it is served here */
-    uint16_t partition;
-    uint64_t barrier;
-    uint64_t read_index;
-    uint64_t term; /* 0: only the index counts */
+/* A connection to a peer, as this node knows it. */
+struct link {
+    bool up;
+    uint32_t peer_life;
+    uint64_t silent_since_us;
 };
 
 struct node {
@@ -143,13 +128,15 @@ struct node {
     struct write *writes;
     struct write **writes_end;
     bool disk_busy;
-    struct slot slots[PARTITIONS];
-    struct turn turn;
-    struct moment moment;
-    struct buffer outbox[NODES_MAX];
-    struct waiting_read *reads;
-    struct command_here *commands; /* at the aggregates */
-    uint64_t next_request;
+    bool disk_full;
+    struct engine *engine;
+    struct swim *swim;
+    struct link links[NODES_MAX];
+    bool stop_range[PARTITIONS + 1];
+    uint64_t now_ms;   /* of its own monotonic clock */
+    uint64_t was_away; /* when it last came back from a pause or a jump */
+    uint64_t placement_version;
+    struct command_here *commands; /* inside it */
 };
 
 enum op_kind { OP_ADD, OP_THREE, OP_ODD, OP_APPEND, OP_READ, OP_REUSE, OP_EXPECT };
@@ -199,6 +186,7 @@ struct oracle_aggregate {
 struct figures {
     uint64_t events, packets, lost, duplicated, writes, torn, ranges, answers, reads, retries;
     uint64_t refusals, ownerships, rejected, repeats, executions, snapshots;
+    uint64_t forwards, resends, full;
     uint64_t faults[FAULT_KINDS];
 };
 
@@ -217,7 +205,9 @@ struct world {
     struct rng network_rng, disk_rng, client_rng, worker_rng;
     struct node nodes[NODES_MAX];
     uint64_t ids[NODES_MAX];
+    struct founder founders[NODES_MAX];
     struct replica_set sets[PARTITIONS + 1];
+    struct founding founding;
 
     struct planned_fault faults[FAULTS_MAX];
     size_t fault_count;
@@ -265,7 +255,7 @@ void fault_describe(const struct planned_fault *fault, char *out, size_t room);
 
 /* ---- network.c ---- */
 
-void network_send(struct world *w, int from, int to, struct bytes frame);
+void network_send(struct world *w, int from, int to, bool gossip, struct bytes frame);
 void network_arrived(struct world *w, int to, void *packet);
 void packet_free(void *packet);
 void network_reset(struct world *w, int a, int b);
@@ -277,10 +267,13 @@ void node_crash(struct node *n, const char *why);
 void node_tick(struct node *n);
 void node_written(struct node *n, uint64_t last_ticket);
 void node_frame(struct node *n, int from, const struct frame *frame);
-void node_executed(struct node *n, uint64_t number, void *what);
+void node_gossip(struct node *n, struct bytes packed);
+void node_link_reset(struct node *n, int peer);
+void node_executed(struct node *n, void *what);
 void node_range(struct node *n, void *what);
 void node_request(struct node *n, uint64_t op, uint32_t attempt);
 void node_transfer(struct node *n, uint16_t partition);
+void node_drain(struct node *n);
 void node_release(struct node *n);
 
 /* ---- client.c ---- */
@@ -313,7 +306,7 @@ void execution_answer(struct world *w, int node, int worker, struct bytes packed
 void broken(struct world *w, int promise, const char *format, ...) PRINTF_LIKE(3, 4);
 void oracle_applied(struct node *n, uint16_t partition, uint64_t index, struct bytes payload);
 /* The owner answers: a majority must have it on disk at this moment. */
-void oracle_durable(struct node *n, const struct op *op, const struct outcome *outcome);
+void oracle_durable(struct node *n, const struct outcome *outcome);
 void oracle_answered(struct world *w, struct op *op, const struct answer *answer);
 bool oracle_settled(struct world *w);
 void oracle_final(struct world *w);

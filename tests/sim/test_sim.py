@@ -28,6 +28,8 @@ PLANTS = {
     "LAST_EVENT_LOST": ("all", 20),
     "LOSS_NOTICED_LATE": ("ownership", 2000),
     "SNAPSHOT_AHEAD": ("all", 20),
+    "REQUEST_ID_REUSED": ("all", 2000),
+    "VOID_STATE_DECIDED_ON": ("ownership", 2000),
 }
 
 

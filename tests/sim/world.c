@@ -119,7 +119,7 @@ static void happen(struct world *w, struct happening *event)
         node_written(n, event->number);
         break;
     case EVENT_EXECUTED:
-        node_executed(n, event->number, event->what);
+        node_executed(n, event->what);
         break;
     case EVENT_RANGE:
         node_range(n, event->what);
@@ -183,7 +183,6 @@ enum { FAULTS_UNTIL_MS = 8000, CLIENTS_UNTIL_MS = 9500, HEAL_MS = 10000, LIVENES
 void world_init(struct world *w, uint64_t seed, const char *scenario)
 {
     struct rng rng = {seed};
-    struct founder founders[NODES_MAX];
 
     memset(w, 0, sizeof *w);
     w->seed = seed;
@@ -201,11 +200,21 @@ void world_init(struct world *w, uint64_t seed, const char *scenario)
         n->id = w->ids[i] = 0x1000 + (uint64_t)i * 0x111;
         n->drift_ppm = (int64_t)rng_below(&rng, 2001) - 1000;
         n->writes_end = &n->writes;
-        founders[i] = (struct founder){.node_id = n->id};
+        w->founders[i] = (struct founder){.node_id = n->id, .name = BYTES_LITERAL("node"), .address = BYTES_LITERAL("node")};
         if (store_open_memory(&n->store) != STATUS_OK)
             abort();
     }
-    placement_found(founders, (size_t)w->node_count, PARTITIONS, 3, w->sets);
+    placement_found(w->founders, (size_t)w->node_count, PARTITIONS, 3, w->sets);
+    w->founding = (struct founding){.cluster_id = BYTES_LITERAL("0123456789abcdef"),
+                                    .cluster_name = BYTES_LITERAL("sim"),
+                                    .proposer = w->ids[0],
+                                    .partition_count = PARTITIONS,
+                                    .replication_factor = 3,
+                                    .founders = w->founders,
+                                    .founder_count = (size_t)w->node_count,
+                                    .sets = w->sets,
+                                    .set_count = PARTITIONS + 1,
+                                    .complete = true};
     w->clients_until_ms = CLIENTS_UNTIL_MS;
     w->fault_count = 0;
     faults_plan(w);
@@ -221,7 +230,7 @@ static void heal(struct world *w)
         struct node *n = &w->nodes[i];
 
         n->disk_slow_ms = 0;
-        n->disk_bad = false;
+        n->disk_bad = n->disk_full = false;
         if (n->paused_until_us > w->now_us)
             n->paused_until_us = w->now_us;
         if (!n->alive && !n->lost)

@@ -1,0 +1,297 @@
+/* One partition in its engine: opened from the store, its effects, and who owns it as far as is known. */
+#include "parts.h"
+
+enum { BALANCE_SETTLE_MS = 3000 }; /* how long an owner keeps a partition before it hands it home */
+
+struct slot *slot_of(const struct engine *engine, uint32_t partition)
+{
+    return partition < engine->slot_count ? &engine->slots[partition] : NULL;
+}
+
+bool slot_holds(const struct slot *slot, uint64_t node_id)
+{
+    for (size_t i = 0; i < slot->set->count; i++)
+        if (slot->set->replicas[i] == node_id)
+            return true;
+    return false;
+}
+
+/* ---- who owns it ---- */
+
+bool slot_route(struct slot *slot, uint64_t owner, uint64_t epoch)
+{
+    bool newer = epoch > slot->route_epoch ||
+                 (epoch == slot->route_epoch && slot->route_owner == 0 && owner != 0);
+
+    if (slot->id >= engine_partitions(slot->engine) || !newer)
+        return false;
+    slot->route_owner = owner;
+    slot->route_epoch = epoch;
+    slot->engine->effects.route(slot->engine->effects.context, slot->id, owner, epoch);
+    return true;
+}
+
+/* This node owns it no more; who does isn't known. */
+static void clear_route(struct slot *slot)
+{
+    if (slot->route_owner != slot->engine->settings.node_id)
+        return;
+    slot->route_owner = 0;
+    if (slot->id < engine_partitions(slot->engine))
+        slot->engine->effects.route(slot->engine->effects.context, slot->id, 0,
+                                    slot->route_epoch);
+}
+
+uint64_t slot_owner(const struct slot *slot, uint64_t *epoch)
+{
+    *epoch = slot->route_epoch;
+    if (slot->partition != NULL) {
+        struct partition_view view = partition_view(slot->partition);
+
+        if (view.leader != 0 && view.term > *epoch) {
+            *epoch = view.term;
+            return view.leader;
+        }
+        if (slot->route_owner == slot->engine->settings.node_id && !view.leading)
+            return 0;
+    }
+    return slot->route_owner;
+}
+
+/* ---- effects of the partition ---- */
+
+static void effect_send(void *context, struct partition *partition, uint64_t to,
+                        const struct replica_message *message)
+{
+    struct engine *engine = ((struct slot *)context)->engine;
+    struct buffer *frame = engine_outbox(engine, to);
+
+    (void)partition;
+    frame_add_replica_message(frame, message);
+    if (frame->len >= FRAME_BYTES_TARGET) {
+        engine->effects.send(engine->effects.context, to, buffer_bytes(frame));
+        frame->len = 0;
+    }
+}
+
+static void effect_failed(void *context, struct partition *partition, const struct fault *fault)
+{
+    struct engine *engine = ((struct slot *)context)->engine;
+
+    (void)partition;
+    engine->effects.failed(engine->effects.context, fault);
+}
+
+static void effect_apply(void *context, struct partition *partition, uint64_t index,
+                         struct bytes payload, struct applied *applied, struct store_batch *batch)
+{
+    struct slot *slot = context;
+    const struct engine_effects *effects = &slot->engine->effects;
+    struct fault fault;
+    enum status status;
+
+    if (slot->system != NULL) {
+        status = system_committed(slot->system, payload, batch, &fault);
+        effects->placement(effects->context, system_version(slot->system));
+    } else {
+        effects->committed(effects->context, slot->id, index, payload);
+        status = aggregates_committed(slot->aggregates, index, payload, applied, batch, &fault);
+    }
+    if (status != STATUS_OK)
+        effect_failed(slot, partition, &fault);
+}
+
+/* Tell those who most likely get commands for it. */
+static void announce(struct slot *slot, uint64_t term)
+{
+    struct engine *engine = slot->engine;
+    const struct founding *founding = engine->settings.founding;
+    struct owner_note note = {slot->id, engine->settings.node_id, term};
+
+    (void)slot_route(slot, note.owner, term);
+    for (size_t i = 0; i < founding->founder_count; i++)
+        if (founding->founders[i].node_id != note.owner)
+            frame_add_owner(engine_outbox(engine, founding->founders[i].node_id), &note);
+}
+
+static void effect_ownership(void *context, struct partition *partition, bool owner)
+{
+    struct slot *slot = context;
+    struct engine *engine = slot->engine;
+    struct partition_view view = partition_view(partition);
+
+    journal(JOURNAL_DEBUG, owner ? "owner-gained" : "owner-lost", "partition %u epoch %llu",
+            slot->id, (unsigned long long)view.term);
+    engine->effects.count(engine->effects.context, owner ? ENGINE_GAINED : ENGINE_LOST);
+    slot->touched = true;
+    if (slot->system != NULL)
+        system_ownership(slot->system, owner);
+    if (owner) {
+        slot->transfer_after = engine->moment.now_ms + BALANCE_SETTLE_MS;
+        aggregates_own(slot->aggregates, &view.applied);
+        if (slot->id < engine_partitions(engine))
+            announce(slot, view.term);
+        engine->rescan = true;
+    } else {
+        clear_route(slot);
+        aggregates_disown(slot->aggregates);
+    }
+}
+
+static void effect_need_range(void *context, struct partition *partition, uint64_t leader,
+                              uint64_t index, uint64_t term)
+{
+    struct slot *slot = context;
+
+    (void)partition;
+    journal(JOURNAL_INFO, "range-wanted", "partition %u is behind its log; getting its range "
+            "up to index %llu from node %016llx",
+            slot->id, (unsigned long long)index, (unsigned long long)leader);
+    slot->engine->effects.need_range(slot->engine->effects.context, slot->id, leader, index, term);
+}
+
+static void effect_stop_range(void *context, struct partition *partition)
+{
+    struct slot *slot = context;
+
+    (void)partition;
+    slot->engine->effects.stop_range(slot->engine->effects.context, slot->id);
+}
+
+/* ---- effects of its aggregates ---- */
+
+static enum status effect_submit(void *context, struct blob *payload, uint64_t *index)
+{
+    struct slot *slot = context;
+
+    return partition_submit(slot->partition, payload, &slot->engine->turn, index);
+}
+
+static enum status effect_barrier(void *context, uint64_t *index)
+{
+    struct slot *slot = context;
+
+    return partition_read_barrier(slot->partition, &slot->engine->turn, index);
+}
+
+static enum status effect_submit_placement(void *context, struct blob *payload)
+{
+    uint64_t index;
+
+    return effect_submit(context, payload, &index);
+}
+
+static void effect_answer(void *context, struct admitted *command, const struct outcome *outcome,
+                          const struct fault *fault)
+{
+    router_answered(((struct slot *)context)->engine, command, outcome, fault);
+}
+
+static const struct cairn_aggregate_type *effect_module_type(void *context, struct bytes name)
+{
+    const struct engine_effects *effects = &((struct slot *)context)->engine->effects;
+
+    return effects->module_type(effects->context, name);
+}
+
+static enum status effect_pick_worker(void *context, const struct command *command, uint64_t hint,
+                                      uint64_t *worker, struct fault *fault)
+{
+    const struct engine_effects *effects = &((struct slot *)context)->engine->effects;
+
+    return effects->pick_worker(effects->context, command, hint, worker, fault);
+}
+
+static void effect_execute(void *context, uint64_t worker, uint64_t execution_id,
+                           struct bytes packed, uint64_t deadline_ms)
+{
+    struct slot *slot = context;
+    const struct engine_effects *effects = &slot->engine->effects;
+
+    effects->execute(effects->context, slot->id, worker, execution_id, packed, deadline_ms);
+}
+
+static uint64_t effect_stored_index(void *context)
+{
+    return partition_stored_index(((struct slot *)context)->partition);
+}
+
+static uint64_t effect_applied_index(void *context)
+{
+    return partition_view(((struct slot *)context)->partition).applied.index;
+}
+
+/* ---- birth and death ---- */
+
+/* From what the store holds: at the start, and when its range came from another replica. */
+enum status slot_open_system(struct slot *slot, struct fault *fault)
+{
+    struct engine *engine = slot->engine;
+    struct system_settings settings = {(uint16_t)slot->id, engine->settings.founding};
+    struct system_effects effects = {slot, effect_submit_placement};
+    enum status status;
+
+    system_free(slot->system);
+    slot->system = NULL;
+    status = system_new(&slot->system, &settings, &effects, engine->store, fault);
+    if (status == STATUS_OK)
+        engine->effects.placement(engine->effects.context, system_version(slot->system));
+    return status;
+}
+
+enum status slot_open(struct slot *slot, struct fault *fault)
+{
+    struct engine *engine = slot->engine;
+    const struct engine_settings *given = &engine->settings;
+    struct partition_settings settings = {
+        .id = (uint16_t)slot->id,
+        .node_id = given->node_id,
+        .replicas = slot->set->replicas,
+        .replica_count = slot->set->count,
+        .election_ms = given->election_ms,
+        .heartbeat_ms = given->heartbeat_ms,
+        .disk_reserve_mib = given->disk_reserve_mib,
+        .checkpoint_entries = given->checkpoint_entries,
+        .seed = (uint32_t)hash_mix(given->seed, (struct bytes){(const uint8_t *)&slot->id,
+                                                               sizeof slot->id}),
+    };
+    struct partition_effects effects = {slot,
+                                        effect_send,
+                                        effect_apply,
+                                        effect_ownership,
+                                        effect_need_range,
+                                        effect_stop_range,
+                                        effect_failed};
+    struct aggregates_settings aggregate_settings = {
+        .partition = (uint16_t)slot->id,
+        .payload_bytes_max = given->payload_bytes_max,
+        .outcome_retention_ms = given->outcome_retention_ms,
+        .snapshot_every = given->snapshot_every,
+        .cache_bytes = given->cache_bytes,
+        .cache_count = given->cache_count,
+    };
+    struct aggregates_effects aggregate_effects = {
+        slot,
+        effect_submit,
+        effect_barrier,
+        effect_answer,
+        effect_module_type,
+        effect_pick_worker,
+        effect_execute,
+        effect_stored_index,
+        effect_applied_index,
+    };
+
+    if (slot->id == engine_partitions(engine) && slot_open_system(slot, fault) != STATUS_OK)
+        return fault->status;
+    slot->aggregates = aggregates_new(&aggregate_settings, &aggregate_effects, engine->store);
+    return partition_new(&slot->partition, &settings, &effects, engine->store, &engine->turn,
+                         fault);
+}
+
+void slot_close(struct slot *slot)
+{
+    aggregates_free(slot->aggregates);
+    system_free(slot->system);
+    partition_free(slot->partition);
+}
