@@ -333,6 +333,7 @@ void client_answered(struct world *w, uint64_t index, struct answer *answer)
         if (op->state == OP_OPEN)
             end_op(w, op, OP_DONE);
     } else if (outcome_unknown(answer->status)) {
+        w->figures.full += answer->status == STATUS_EXHAUSTED;
         if (op->state == OP_OPEN && answer->attempt == op->attempt)
             next_step(w, 10000 + rng_below(&w->client_rng, 40000), op->client, index + 1,
                       op->attempt);

@@ -4,6 +4,7 @@
 const char *const fault_names[FAULT_KINDS] = {
     "crash",    "power-cut", "pause",     "cut",        "one-way-cut", "loss",     "duplicates", "delay",
     "slow-disk", "bad-disk",  "lost-disk", "clock-jump", "workers",     "transfer", "reset",
+    "drain",     "full-disk",
 };
 
 static const struct {
@@ -15,11 +16,14 @@ static const struct {
     {"crashes", 1U << FAULT_CRASH | 1U << FAULT_POWER | 1U << FAULT_PAUSE | 1U << FAULT_LOST_DISK},
     {"network", 1U << FAULT_CUT | 1U << FAULT_ONE_WAY | 1U << FAULT_LOSS | 1U << FAULT_DUPLICATES |
                     1U << FAULT_DELAY | 1U << FAULT_RESET},
-    {"disks", 1U << FAULT_SLOW_DISK | 1U << FAULT_BAD_DISK | 1U << FAULT_CRASH | 1U << FAULT_LOST_DISK},
+    {"disks", 1U << FAULT_SLOW_DISK | 1U << FAULT_BAD_DISK | 1U << FAULT_CRASH | 1U << FAULT_LOST_DISK |
+                  1U << FAULT_FULL_DISK},
     {"clocks", 1U << FAULT_CLOCK_JUMP | 1U << FAULT_PAUSE},
     {"workers", 1U << FAULT_WORKERS | 1U << FAULT_TRANSFER},
     {"elections", 1U << FAULT_CRASH | 1U << FAULT_CUT | 1U << FAULT_RESET | 1U << FAULT_POWER},
     {"ownership", 1U << FAULT_TRANSFER | 1U << FAULT_CUT | 1U << FAULT_PAUSE | 1U << FAULT_CRASH},
+    {"rolling", 1U << FAULT_DRAIN | 1U << FAULT_TRANSFER | 1U << FAULT_WORKERS | 1U << FAULT_SLOW_DISK |
+                    1U << FAULT_FULL_DISK},
 };
 
 bool scenario_known(const char *name)
@@ -164,6 +168,13 @@ void fault_begin(struct world *w, struct planned_fault *f)
     case FAULT_RESET:
         network_reset(w, f->node, f->other);
         break;
+    case FAULT_DRAIN:
+        node_drain(n);
+        break;
+    case FAULT_FULL_DISK:
+        for (int i = 0; i < w->node_count; i++)
+            w->nodes[i].disk_full = w->nodes[i].disk_full || i == f->node || f->other % 2 == 0;
+        break;
     case FAULT_KINDS:
         break;
     }
@@ -194,6 +205,16 @@ void fault_end(struct world *w, struct planned_fault *f)
         break;
     case FAULT_WORKERS:
         w->workers_faulty = false;
+        break;
+    case FAULT_DRAIN: /* what it had is with others, or not: then it stops */
+        if (n->alive && !w->healed) {
+            node_crash(n, "drained");
+            world_at(w, w->now_us + 200000, EVENT_RESTART, n->index, 0, NULL);
+        }
+        break;
+    case FAULT_FULL_DISK:
+        for (int i = 0; i < w->node_count; i++)
+            w->nodes[i].disk_full = false;
         break;
     default: /* the others end by themselves */
         break;

@@ -179,7 +179,8 @@ static int run_many(const struct settings *s)
            code == 0 ? "all promises held" : "FAILED", (double)us / 3.6e9);
     printf("events %llu, packets %llu (lost %llu, twice %llu), writes %llu (torn %llu), answers %llu, reads "
            "%llu, retries %llu, repeats %llu, rejections %llu, refusals %llu, ownerships %llu, "
-           "ranges %llu, executions %llu, snapshots %llu\nfaults:",
+           "ranges %llu, executions %llu, snapshots %llu, forwarded %llu, resent %llu, disk full %llu\n"
+           "faults:",
            (unsigned long long)sum.events, (unsigned long long)sum.packets,
            (unsigned long long)sum.lost, (unsigned long long)sum.duplicated,
            (unsigned long long)sum.writes, (unsigned long long)sum.torn,
@@ -187,7 +188,9 @@ static int run_many(const struct settings *s)
            (unsigned long long)sum.retries, (unsigned long long)sum.repeats,
            (unsigned long long)sum.rejected, (unsigned long long)sum.refusals,
            (unsigned long long)sum.ownerships, (unsigned long long)sum.ranges,
-           (unsigned long long)sum.executions, (unsigned long long)sum.snapshots);
+           (unsigned long long)sum.executions, (unsigned long long)sum.snapshots,
+           (unsigned long long)sum.forwards, (unsigned long long)sum.resends,
+           (unsigned long long)sum.full);
     for (int i = 0; i < FAULT_KINDS; i++)
         printf(" %s %llu", fault_names[i], (unsigned long long)sum.faults[i]);
     printf("\n");
@@ -211,7 +214,7 @@ static void usage(FILE *out)
     fputs("cairn-sim: a cluster in one thread, from one seed\n\n"
           "  --seed S        the seed, or the first of them (default 1)\n"
           "  --scenario NAME all, calm, crashes, network, disks, clocks, workers,\n"
-          "                  elections, ownership\n"
+          "                  elections, ownership, rolling\n"
           "  --runs N        N seeds, on all cores; stops at the first that breaks a promise\n"
           "  --jobs N        processes for --runs (default: the cores)\n"
           "  --minimize      leave out the faults that aren't needed to break it\n"

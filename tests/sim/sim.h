@@ -54,6 +54,8 @@ enum fault_kind {
     FAULT_WORKERS,    /* they die, hang, answer late and twice */
     FAULT_TRANSFER,   /* hand a partition over, as a drain does */
     FAULT_RESET,      /* what is under way between two nodes is lost */
+    FAULT_DRAIN,      /* hand all over, then stop; restart */
+    FAULT_FULL_DISK,  /* of one node or of all: below the reserve */
     FAULT_KINDS
 };
 extern const char *const fault_names[FAULT_KINDS];
