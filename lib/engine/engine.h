@@ -52,6 +52,7 @@ struct awaited_read {
     /* The engine's. */
     enum { AWAITED_NOT, AWAITED_NEW, AWAITED_ASKED, AWAITED_STORED } state;
     uint64_t id;
+    uint64_t began_at;
     uint64_t asked_at;
     uint64_t need_index;
     uint64_t need_term; /* of our own barrier, 0 when it is committed */

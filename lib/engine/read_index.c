@@ -5,7 +5,11 @@
  */
 #include "parts.h"
 
-enum { ASK_AGAIN_MS = 300 };
+enum {
+    ASK_AGAIN_MS = 300,
+    /* After so long this node is more likely cut off than the owner changing: another may know more. */
+    PATIENCE_MS = 2000,
+};
 
 /* ---- reads of this node ---- */
 
@@ -44,6 +48,7 @@ static void ask(struct engine *engine, struct awaited_read *read)
 
 void engine_await(struct engine *engine, struct awaited_read *read)
 {
+    read->began_at = engine->moment.now_ms;
     read->previous = NULL;
     read->next = engine->reads;
     if (engine->reads != NULL)
@@ -92,6 +97,14 @@ static void tick_read(struct engine *engine, struct awaited_read *read)
         (void)fault_set(&fault, STATUS_DEADLINE, "DEADLINE_EXCEEDED",
                         "the owner of partition %u didn't confirm the read in time",
                         read->partition);
+        end(engine, read, &fault);
+    } else if (now >= read->began_at + PATIENCE_MS) {
+        struct fault fault;
+
+        (void)fault_set(&fault, STATUS_UNAVAILABLE, "OWNER_SILENT",
+                        "the owner of partition %u can't be reached from here; ask another node",
+                        read->partition);
+        fault.retry_ms = 10;
         end(engine, read, &fault);
     } else if (read->state == AWAITED_STORED && read->need_term != 0 &&
                (!partition_is_owner(partition) ||

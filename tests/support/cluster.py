@@ -60,26 +60,30 @@ class Node:
     http_port: int
     folder: pathlib.Path
     arguments: list[str]
+    host: str = "127.0.0.1"
+    prefix: list[str] = field(default_factory=list)  # what is put before the command
+    environment: dict[str, str] = field(default_factory=dict)
+    program: str = "cairnd"
     process: subprocess.Popen | None = None
     log_path: pathlib.Path = field(default_factory=pathlib.Path)
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     def start(self) -> None:
         assert self.process is None or self.process.poll() is not None
         self.log_path = self.folder.parent / f"{self.name}.log"
         with open(self.log_path, "ab") as log:
             self.process = subprocess.Popen(
-                [str(BIN / "cairnd"), "--name", self.name, "--data-dir", str(self.folder),
-                 "--listen", self.endpoint, "--http", f"127.0.0.1:{self.http_port}",
+                [*self.prefix, str(BIN / self.program), "--name", self.name, "--data-dir", str(self.folder),
+                 "--listen", self.endpoint, "--http", f"{self.host}:{self.http_port}",
                  *self.arguments],
-                stdout=log, stderr=log)
+                stdout=log, stderr=log, env={**os.environ, **self.environment})
 
     def is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/readyz", timeout=1):
+            with urllib.request.urlopen(f"http://{self.host}:{self.http_port}/readyz", timeout=1):
                 return True
         except (urllib.error.URLError, OSError):
             if self.process is not None and self.process.poll() is not None:
@@ -90,7 +94,7 @@ class Node:
         wait_until(self.is_ready, timeout * SLOW, f"{self.name} ready")
 
     def metrics(self) -> dict[str, float]:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.http_port}/metrics", timeout=5) as r:
+        with urllib.request.urlopen(f"http://{self.host}:{self.http_port}/metrics", timeout=5) as r:
             lines = r.read().decode().splitlines()
         return {k: float(v) for k, v in (line.rsplit(" ", 1) for line in lines if line[0] != "#")}
 
@@ -115,18 +119,20 @@ class Cluster:
     """Nodes n1..nN in a folder of their own."""
 
     def __init__(self, count: int = 3, modules: tuple[str, ...] = ("aircraft", "echo"),
-                 arguments: tuple[str, ...] = (), folder: str | None = None):
+                 arguments: tuple[str, ...] = (), folder: str | None = None, network=None):
         self.folder = pathlib.Path(folder or tempfile.mkdtemp(prefix="cairn-"))
         self._own_folder = folder is None
         ports = free_ports(2 * count)
-        joined = ",".join(f"127.0.0.1:{p}" for p in ports[:count])
-        shared = [*arguments]
+        hosts = [network.address(i + 1) if network else "127.0.0.1" for i in range(count)]
+        joined = ",".join(f"{host}:{port}" for host, port in zip(hosts, ports))
+        shared = [*arguments, *(["--insecure"] if network else [])]
         if count > 1:
             shared += ["--join", joined, "--bootstrap-expect", str(count)]
         for module in modules:
             shared += ["--module", str(BIN / f"{module}.so")]
         self.nodes = [Node(f"n{i + 1}", ports[i], ports[count + i], self.folder / f"n{i + 1}",
-                           shared) for i in range(count)]
+                           shared, hosts[i], network.inside(i + 1) if network else [])
+                      for i in range(count)]
 
     @property
     def endpoints(self) -> list[str]:
