@@ -60,7 +60,7 @@ static void *look(void *context)
 
         for (struct watcher *w = watch.first; w != NULL; w = w->next)
             tell(w);
-        clock_gettime(CLOCK_REALTIME, &until);
+        clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_nsec += LOOK_MS * 1000000;
         if (until.tv_nsec >= 1000000000) {
             until.tv_nsec -= 1000000000;
@@ -69,7 +69,7 @@ static void *look(void *context)
         if (watch.first == NULL)
             pthread_cond_wait(&watch.changed, &watch.lock);
         else
-            pthread_cond_timedwait(&watch.changed, &watch.lock, &until);
+            pthread_cond_clockwait(&watch.changed, &watch.lock, CLOCK_MONOTONIC, &until);
     }
     pthread_mutex_unlock(&watch.lock);
     return NULL;

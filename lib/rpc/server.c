@@ -287,7 +287,7 @@ void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms)
     struct timespec until;
     int code = 0;
 
-    clock_gettime(CLOCK_REALTIME, &until);
+    clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_sec += grace_ms / 1000;
     until.tv_nsec += (long)(grace_ms % 1000) * 1000000;
     if (until.tv_nsec >= 1000000000) {
@@ -298,7 +298,8 @@ void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms)
     grpc_server_shutdown_and_notify(server->server, server->loop->queue, &server->stopped_tag);
     pthread_mutex_lock(&server->lock);
     while (!server->stopped && code == 0)
-        code = pthread_cond_timedwait(&server->changed, &server->lock, &until);
+        code = pthread_cond_clockwait(&server->changed, &server->lock, CLOCK_MONOTONIC,
+                                      &until);
     if (!server->stopped) {
         pthread_mutex_unlock(&server->lock);
         grpc_server_cancel_all_calls(server->server);

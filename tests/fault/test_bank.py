@@ -182,6 +182,7 @@ def test_a_failed_fsync_stops_the_node_and_loses_nothing(three):
 @pytest.mark.skipif(FAKETIME is None, reason="libfaketime isn't here; tools/setup --tests installs it")
 @pytest.mark.skipif("san" in os.environ.get("CAIRN_PRESET", ""), reason="a sanitizer wants to be loaded first")
 def test_clocks_that_differ_and_jump():
+    """Never ahead of the kernel's clock: abseil waits for absolute times there, which isn't faked."""
     cluster = Cluster(3, modules=MODULES)
     cluster.folder.mkdir(exist_ok=True)
     for i, node in enumerate(cluster.nodes):
@@ -190,10 +191,9 @@ def test_clocks_that_differ_and_jump():
         preload(node, FAKETIME, FAKETIME_TIMESTAMP_FILE=str(clock), FAKETIME_NO_CACHE="1",
                 FAKETIME_DONT_FAKE_MONOTONIC="1")
     with cluster, Bank(cluster.endpoints) as bank:
-        for shift in ("+3600", "-3600", "+86400", "+0"):
+        for shift in ("-3600", "-5", "-86400", "+0"):
             bank.wait_for(20)
             (cluster.folder / f"clock-{random.randrange(3)}").write_text(shift)
-            cluster.busiest().signal(signal.SIGCONT)
         victim = cluster.busiest()
         victim.kill()
         bank.wait_for(20)
