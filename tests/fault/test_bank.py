@@ -111,6 +111,19 @@ def test_an_owner_cut_off(networked):
     bank.check(cluster.folder)
 
 
+def test_a_reader_at_a_node_that_is_cut_off_goes_to_another(networked):
+    cluster, network = networked
+    endpoints = [cluster.nodes[0].endpoint, cluster.nodes[1].endpoint]
+    with cairn.Client(endpoints[1:]) as client:
+        client.dispatch(cairn.Command("account", "reader", "Deposit", {"amount": 1}))
+        network.cut_off(1)
+        client.dispatch(cairn.Command("account", "reader", "Deposit", {"amount": 2}))  # by an owner that isn't cut off
+    began = time.monotonic()
+    with cairn.Client(endpoints) as client:
+        assert len(list(client.read("reader", timeout=20 * SLOW))) == 2
+    assert 1 < time.monotonic() - began < 5 * SLOW  # the first node has been patient for 2 s
+
+
 @pytest.mark.parametrize("way", ["from", "to"])
 def test_an_owner_cut_off_one_way(networked, way):
     cluster, network = networked
