@@ -71,6 +71,8 @@ static void print_metrics(struct node *node, struct buffer *out)
             atomic_load(&m->ownership_lost));
     counter(out, "cairn_partition_ranges_installed_total", "Key ranges got from peers",
             atomic_load(&m->ranges_installed));
+    counter(out, "cairn_partition_repairs_total", "Damaged partitions got anew from peers",
+            atomic_load(&m->repairs));
     gauge(out, "cairn_partitions_owned", "Partitions owned by this node", VIEW(owned));
     gauge(out, "cairn_partitions_held", "Replicas on this node", VIEW(replicas));
     gauge(out, "cairn_partitions_lagging", "Replicas getting their range", VIEW(lagging));

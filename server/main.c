@@ -334,7 +334,9 @@ static void stop(struct node *node, struct http *http)
 
 static int fail_start(const struct fault *fault)
 {
-    fprintf(stderr, "cairnd: %s\n", fault->message);
+    fprintf(stderr, "cairnd: %s%s\n", fault->message,
+            fault->status == STATUS_DAMAGED
+                ? "; restore the data directory from a backup, or replace this node" : "");
     if (strncmp(fault->reason, "DATA_DIR", 8) == 0 || strcmp(fault->reason, "WRONG_NODE") == 0 ||
         fault->status == STATUS_DAMAGED || fault->status == STATUS_EXHAUSTED)
         return EXIT_DATA;

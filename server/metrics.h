@@ -29,6 +29,7 @@ struct metrics {
     atomic_ullong ownership_gained;
     atomic_ullong ownership_lost;
     atomic_ullong ranges_installed;
+    atomic_ullong repairs;
     atomic_ullong placement_version; /* of the system partition's newest record here; a gauge */
     struct histogram command_latency;
     struct histogram sync_latency;

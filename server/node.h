@@ -81,6 +81,7 @@ enum letter_kind {
     LETTER_LINK,            /* struct link_letter */
     LETTER_START,           /* struct letter: the cluster is founded */
     LETTER_INSTALLED,       /* struct installed_letter */
+    LETTER_DAMAGED,         /* struct damaged_letter */
     LETTER_SEND,            /* struct send_letter: something for a peer's next frame */
     LETTER_TRANSFER,        /* struct letter: hand all ownerships over */
     LETTER_STOP,            /* struct letter */
@@ -176,6 +177,12 @@ struct installed_letter {
     uint32_t partition;
     bool stopped; /* no range, and none will come */
     struct applied applied;
+};
+
+struct damaged_letter {
+    struct letter letter;
+    uint32_t partition;
+    struct fault fault;
 };
 
 /* Part of a frame, ready to be added. */

@@ -191,6 +191,17 @@ static void range_fail(struct rpc_stream *stream, const char *why)
     buffer_release(&out);
 }
 
+/* Our own copy is no good: the receiver asks another replica, and so do we. */
+static void range_damaged(struct range_stream *range, const struct fault *fault)
+{
+    struct damaged_letter *letter = memory_zero(1, sizeof *letter);
+
+    letter->letter.kind = LETTER_DAMAGED;
+    letter->partition = range->partition;
+    letter->fault = *fault;
+    shard_send(node_shard_of(range->base.node, range->partition), &letter->letter);
+}
+
 static bool range_page(struct range_stream *range, struct rpc_stream *stream)
 {
     struct store *store = range->base.node->store;
@@ -226,6 +237,8 @@ static bool range_page(struct range_stream *range, struct rpc_stream *stream)
         rpc_stream_send(stream, buffer_bytes(&out));
     else
         range_fail(stream, fault.message);
+    if (status == STATUS_DAMAGED)
+        range_damaged(range, &fault);
     buffer_release(&out);
     if (status == STATUS_NOT_FOUND) {
         struct store_key begin = key_partition_begin((uint16_t)range->partition);

@@ -13,7 +13,7 @@ struct range_fetch {
     struct range_fetches *all;
     uint32_t partition;
     uint64_t leader;
-    uint64_t index;
+    atomic_ullong index; /* lowered while the range comes */
     uint64_t term;
     struct rpc_channel *channel;
     struct rpc_stream *stream;
@@ -115,7 +115,7 @@ static void on_message(void *user, struct rpc_stream *stream, struct bytes messa
     if (status != STATUS_OK) {
         journal(JOURNAL_WARN, "range-failed", "partition %u: %s", fetch->partition, fault.message);
         rpc_stream_cancel(stream);
-    } else if (part.last && part.applied.index >= fetch->index && !fetch->complete) {
+    } else if (part.last && part.applied.index >= atomic_load(&fetch->index) && !fetch->complete) {
         install(fetch, &part.applied);
     }
     arena_release(&arena);
@@ -158,7 +158,7 @@ static void dial(struct range_fetch *fetch)
 {
     struct node *node = fetch->all->node;
     struct range_request request = {
-        .partition = fetch->partition, .index = fetch->index, .term = fetch->term};
+        .partition = fetch->partition, .index = atomic_load(&fetch->index), .term = fetch->term};
     struct buffer out = {0};
     uint64_t source = next_source(fetch);
     char address[ADDRESS_BYTES_MAX + 1];
@@ -182,13 +182,22 @@ void range_fetch_start(struct node *node, uint32_t partition, uint64_t leader, u
                        uint64_t term)
 {
     struct range_fetches *all = node->range_fetches;
-    struct range_fetch *fetch = memory_zero(1, sizeof *fetch);
+    struct range_fetch *fetch;
 
-    *fetch = (struct range_fetch){
-        .all = all, .partition = partition, .leader = leader, .index = index, .term = term};
     pthread_mutex_lock(&all->lock);
-    fetch->next = all->first;
-    all->first = fetch;
+    for (fetch = all->first; fetch != NULL; fetch = fetch->next)
+        if (fetch->partition == partition && !fetch->complete && !fetch->unwanted)
+            break;
+    if (fetch == NULL) {
+        fetch = memory_zero(1, sizeof *fetch);
+        fetch->all = all;
+        fetch->partition = partition;
+        fetch->next = all->first;
+        all->first = fetch;
+    }
+    fetch->leader = leader;
+    fetch->term = term;
+    atomic_store(&fetch->index, index);
     pthread_mutex_unlock(&all->lock);
 }
 

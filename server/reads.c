@@ -96,18 +96,42 @@ static bool page(struct shard *shard, struct reading *r, struct fault *fault)
     return more;
 }
 
+static void relay(struct shard *shard, struct reading *r);
+
+/* A damaged record of ours: another replica has a sound one. */
+static void fall_back(struct shard *shard, struct reading *r, struct fault *fault)
+{
+    bool elsewhere = fault->status == STATUS_DAMAGED &&
+                     engine_damaged(shard->engine, r->partition, fault);
+
+    if (elsewhere && !r->any) {
+        relay(shard, r);
+        return;
+    }
+    if (elsewhere)
+        (void)fault_set(fault, STATUS_UNAVAILABLE, "REPLICA_DAMAGED",
+                        "this node's copy of aggregate %.*s is damaged at sequence %llu and is "
+                        "got anew; read on from there, here or at another node",
+                        (int)r->request.aggregate_id.len,
+                        (const char *)r->request.aggregate_id.data, (unsigned long long)r->next);
+    end(r, fault);
+}
+
 static void flow(struct shard *shard, struct reading *r)
 {
     struct fault fault = {0};
 
     r->state = READING_FLOWS;
     if (!r->started && first_sequence(shard, r, &fault) != STATUS_OK) {
-        end(r, &fault);
+        fall_back(shard, r, &fault);
         return;
     }
     while (rpc_stream_pending(r->stream) < 4)
         if (!page(shard, r, &fault)) {
-            end(r, fault.status == STATUS_OK ? NULL : &fault);
+            if (fault.status == STATUS_OK)
+                end(r, NULL);
+            else
+                fall_back(shard, r, &fault);
             return;
         }
     /* `drained` brings us back. */

@@ -153,6 +153,7 @@ static void effect_count(void *context, enum engine_count what)
         [ENGINE_RESENT] = &metrics->commands_resent,
         [ENGINE_GAINED] = &metrics->ownership_gained,
         [ENGINE_LOST] = &metrics->ownership_lost,
+        [ENGINE_REPAIRED] = &metrics->repairs,
     };
 
     atomic_fetch_add_explicit(counters[what], 1, memory_order_relaxed);
@@ -309,6 +310,10 @@ static void take_letter(struct shard *shard, struct letter *letter)
                          installed->stopped ? NULL : &installed->applied);
         break;
     }
+    case LETTER_DAMAGED:
+        (void)engine_damaged(engine, ((struct damaged_letter *)letter)->partition,
+                             &((struct damaged_letter *)letter)->fault);
+        break;
     case LETTER_SEND: {
         struct send_letter *send = (struct send_letter *)letter;
 

@@ -67,6 +67,8 @@ struct aggregates_effects {
      * with the execution id. */
     void (*execute)(void *context, uint64_t worker, uint64_t execution_id, struct bytes packed,
                     uint64_t deadline_ms);
+    /* A record is damaged. True: another replica takes over, and has it. */
+    bool (*damaged)(void *context, const struct fault *fault);
     uint64_t (*stored_index)(void *context);
     uint64_t (*applied_index)(void *context);
 };

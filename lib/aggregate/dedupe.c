@@ -22,8 +22,9 @@ static void answer_packed(struct aggregates *all, struct admitted *command, stru
     struct outcome outcome;
     struct fault fault;
 
+    command->next = NULL;
     if (wire_outcome_decode(packed, &arena, &outcome, &fault) != STATUS_OK)
-        all->effects.answer(all->effects.context, command, NULL, &fault);
+        refusal_add(all, command, &fault);
     else if (outcome.fingerprint != command->command.fingerprint && !PLANTED(FINGERPRINT_IGNORED))
         refuse_reuse(all, command);
     else
@@ -74,7 +75,8 @@ enum status dedupe(struct aggregates *all, struct admitted *command, struct mome
     }
     arena_release(&arena);
     if (status != STATUS_OK && status != STATUS_NOT_FOUND) {
-        all->effects.answer(all->effects.context, command, NULL, &fault);
+        command->next = NULL;
+        refusal_add(all, command, &fault);
         return STATUS_NOT_FOUND;
     }
     found = memory_zero(1, sizeof *found + id.len);

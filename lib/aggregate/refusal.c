@@ -31,7 +31,12 @@ static bool outcome_unknown(enum status status)
 void refusal_add(struct aggregates *all, struct admitted *commands, const struct fault *fault)
 {
     struct refusal *refusal;
+    struct fault elsewhere;
 
+    if (fault->status == STATUS_DAMAGED && all->effects.damaged(all->effects.context, fault)) {
+        not_owner(&elsewhere); /* who owns it next has a sound copy */
+        fault = &elsewhere;
+    }
     if (outcome_unknown(fault->status) || PLANTED(REFUSAL_WITHOUT_BARRIER)) {
         answer_all(all, commands, NULL, fault);
         return;

@@ -154,7 +154,7 @@ uint64_t random_u64(void); /* from the kernel */
 
 /* ---- log ---- */
 
-enum journal_level { JOURNAL_DEBUG, JOURNAL_INFO, JOURNAL_WARN, JOURNAL_ERROR };
+enum journal_level { JOURNAL_DEBUG, JOURNAL_INFO, JOURNAL_WARN, JOURNAL_ERROR, JOURNAL_NOTHING };
 
 void journal_configure(enum journal_level level, bool json, const char *node);
 /* `event` is a stable name such as "owner-changed"; the rest is for people. One line each. */

@@ -9,7 +9,7 @@ static struct {
     char node[NAME_BYTES_MAX + 1];
 } settings = {.level = JOURNAL_INFO};
 
-static const char *const level_names[] = {"debug", "info", "warn", "error"};
+static const char *const level_names[] = {"debug", "info", "warn", "error", "nothing"};
 
 void journal_configure(enum journal_level level, bool json, const char *node)
 {

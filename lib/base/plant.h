@@ -26,6 +26,7 @@
     X(LOSS_NOTICED_LATE, "ownership is lost only after the new owner's entries applied") \
     X(SNAPSHOT_AHEAD, "a snapshot claims an event that it doesn't include")                \
     X(VOID_STATE_DECIDED_ON, "a worker's decision counts although what it was based on is void")   \
+    X(DAMAGE_IGNORED, "a record's checksum is not compared")                                      \
     X(REQUEST_ID_REUSED, "after a restart requests to peers have the ids of the life before")
 
 #define PLANT_ENUM(name, text) PLANT_##name,

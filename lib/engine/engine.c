@@ -6,6 +6,8 @@ enum {
     BALANCE_MS = 250,
     BALANCE_RETRY_MS = 5000,
     BALANCE_MOVES = 4,
+    /* A disk that gives damaged records back after so many repairs isn't one to go on with. */
+    REPAIRS_MAX = 8,
 };
 
 uint32_t engine_partitions(const struct engine *engine)
@@ -163,6 +165,54 @@ void engine_drain(struct engine *engine)
             (void)!engine_transfer(engine, i, 0);
 }
 
+/* ---- damage ---- */
+
+bool engine_damaged(struct engine *engine, uint32_t partition, const struct fault *fault)
+{
+    struct slot *slot = slot_of(engine, partition);
+
+    if (slot == NULL || slot->partition == NULL)
+        return false;
+    if (slot->set->count > 1 && !slot->damaged && !partition_view(slot->partition).repairing) {
+        journal(JOURNAL_ERROR, "record-damaged",
+                "%s; getting partition %u anew from its other replicas", fault->message, partition);
+    } else if (slot->set->count == 1 && engine->moment.now_ms >= engine->next_complaint) {
+        engine->next_complaint = engine->moment.now_ms + 1000;
+        journal(JOURNAL_ERROR, "record-damaged",
+                "%s; no other node has it: restore it from a backup", fault->message);
+    }
+    slot->damaged = slot->set->count > 1;
+    return slot->damaged;
+}
+
+/* At the end of the turn: nothing of the partition is at work then. */
+static void repair(struct engine *engine, struct slot *slot)
+{
+    struct fault fault;
+
+    slot->damaged = false;
+    if (partition_view(slot->partition).repairing)
+        return;
+    if (++slot->repairs > REPAIRS_MAX) {
+        (void)fault_set(&fault, STATUS_DAMAGED, "DISK_DAMAGED",
+                        "partition %u was repaired %d times and is damaged again; check the disk, "
+                        "then replace this node's data directory",
+                        slot->id, REPAIRS_MAX);
+        engine->effects.failed(engine->effects.context, &fault);
+        return;
+    }
+    engine->effects.count(engine->effects.context, ENGINE_REPAIRED);
+    (void)!partition_repair(slot->partition, &engine->turn);
+    slot->touched = true;
+}
+
+static void repair_damaged(struct engine *engine)
+{
+    for (size_t i = 0; i < engine->slot_count; i++)
+        if (engine->slots[i].damaged)
+            repair(engine, &engine->slots[i]);
+}
+
 /* ---- time ---- */
 
 /* Hand a partition back to its preferred owner once both are settled. */
@@ -291,6 +341,7 @@ void engine_end(struct engine *engine)
         soon < engine->next_tick)
         engine->next_tick = soon;
     flush_touched(engine);
+    repair_damaged(engine);
     if (engine->rescan) {
         engine->rescan = false;
         router_tick(engine, true);

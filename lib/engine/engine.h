@@ -60,7 +60,7 @@ struct awaited_read {
     struct awaited_read *next;
 };
 
-enum engine_count { ENGINE_FORWARDED, ENGINE_RESENT, ENGINE_GAINED, ENGINE_LOST };
+enum engine_count { ENGINE_FORWARDED, ENGINE_RESENT, ENGINE_GAINED, ENGINE_LOST, ENGINE_REPAIRED };
 
 struct engine_settings {
     uint64_t node_id;
@@ -142,6 +142,9 @@ void engine_workers_changed(struct engine *engine);
 void engine_link(struct engine *engine, uint64_t node_id, bool up);
 /* NULL when no range came and none will. */
 void engine_installed(struct engine *engine, uint32_t partition, const struct applied *applied);
+/* A record of the partition is damaged on this node's disk: other replicas take over, and it is got anew
+ * from them. False when this is the only replica, or the node holds none. */
+bool engine_damaged(struct engine *engine, uint32_t partition, const struct fault *fault);
 /* Hand one partition over; NOT_OWNER when this node doesn't lead it. */
 MUST_USE enum status engine_transfer(struct engine *engine, uint32_t partition, uint64_t to);
 /* The node drains: hand everything over that others hold too. Again until nothing is left. */

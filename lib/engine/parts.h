@@ -17,6 +17,8 @@ struct slot {
     uint64_t route_owner;
     uint64_t route_epoch;
     uint64_t transfer_after;
+    unsigned repairs; /* in this life */
+    bool damaged;     /* in this turn: to be repaired */
     bool touched; /* in this turn: flush its aggregates */
 };
 

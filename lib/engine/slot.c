@@ -74,6 +74,16 @@ static void effect_send(void *context, struct partition *partition, uint64_t to,
     }
 }
 
+static void effect_log_damaged(void *context, struct partition *partition,
+                               const struct fault *fault)
+{
+    struct slot *slot = context;
+
+    (void)partition;
+    journal(JOURNAL_ERROR, "record-damaged",
+            "%s; partition %u trims its log behind it", fault->message, slot->id);
+}
+
 static void effect_failed(void *context, struct partition *partition, const struct fault *fault)
 {
     struct engine *engine = ((struct slot *)context)->engine;
@@ -211,6 +221,13 @@ static void effect_execute(void *context, uint64_t worker, uint64_t execution_id
     effects->execute(effects->context, slot->id, worker, execution_id, packed, deadline_ms);
 }
 
+static bool effect_damaged(void *context, const struct fault *fault)
+{
+    struct slot *slot = context;
+
+    return engine_damaged(slot->engine, slot->id, fault);
+}
+
 static uint64_t effect_stored_index(void *context)
 {
     return partition_stored_index(((struct slot *)context)->partition);
@@ -261,6 +278,7 @@ enum status slot_open(struct slot *slot, struct fault *fault)
                                         effect_ownership,
                                         effect_need_range,
                                         effect_stop_range,
+                                        effect_log_damaged,
                                         effect_failed};
     struct aggregates_settings aggregate_settings = {
         .partition = (uint16_t)slot->id,
@@ -278,6 +296,7 @@ enum status slot_open(struct slot *slot, struct fault *fault)
         effect_module_type,
         effect_pick_worker,
         effect_execute,
+        effect_damaged,
         effect_stored_index,
         effect_applied_index,
     };

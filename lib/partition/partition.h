@@ -50,11 +50,13 @@ struct partition_effects {
     /* Ownership by this replica began or ended. */
     void (*ownership)(void *context, struct partition *partition, bool owner);
     /* This replica fell behind the leader's log: get the key range from any replica that has applied
-     * that index, then partition_installed(). Not asked again until then. */
+     * that index, then partition_installed(). Asked again before that only to do with a lower index. */
     void (*need_range)(void *context, struct partition *partition, uint64_t leader,
                        uint64_t index, uint64_t term);
     /* The range isn't needed any more: partition_installed() without one when no more of it comes. */
     void (*stop_range)(void *context, struct partition *partition);
+    /* A record of the log on disk is damaged; the replica helps itself. */
+    void (*damaged)(void *context, struct partition *partition, const struct fault *fault);
     /* The replica can't go on; the fault says why. */
     void (*failed)(void *context, struct partition *partition, const struct fault *fault);
 };
@@ -90,6 +92,9 @@ MUST_USE enum status partition_submit(struct partition *partition, struct blob *
  * submitted before. Shared by the reads of one turn. */
 MUST_USE enum status partition_read_barrier(struct partition *partition, const struct turn *turn,
                                             uint64_t *index);
+/* What this replica holds is damaged: give ownership up, apply nothing, and get the whole range anew from
+ * another replica (need_range). UNAVAILABLE when there is no other. Again while it is repaired: nothing. */
+MUST_USE enum status partition_repair(struct partition *partition, const struct turn *turn);
 /* Hand leadership to another replica (0: the best one). */
 MUST_USE enum status partition_transfer(struct partition *partition, uint64_t to,
                                         const struct turn *turn);
@@ -107,6 +112,7 @@ struct partition_view {
     uint64_t last_index;
     struct applied applied;
     bool installing;
+    bool repairing;
     bool transferring;
 };
 struct partition_view partition_view(const struct partition *partition);

@@ -259,6 +259,19 @@ static void close_memory(void *backend)
     free(store);
 }
 
+bool store_memory_rot(struct store *store, enum store_family family, struct bytes key, size_t bit)
+{
+    struct memory_store *memory = store->backend;
+    size_t at = lower_bound(memory, family, key);
+    struct record *record = &memory->families[family].records[at];
+
+    if (at == memory->families[family].count || compare(record->key, key) != 0)
+        return false;
+    bit %= record->value.len * 8;
+    ((uint8_t *)record->value.data)[bit / 8] ^= (uint8_t)(1U << bit % 8);
+    return true;
+}
+
 static const struct backend functions = {
     .batch_new = batch_new,
     .batch_free = batch_free,

@@ -39,6 +39,8 @@ MUST_USE enum status store_open(struct store **out, const struct store_settings 
                                 struct fault *fault);
 MUST_USE enum status store_open_memory(struct store **out);
 void store_free(struct store *store);
+/* Of a store in memory: flip one bit of the value at rest, as a disk may. False when the key isn't there. */
+bool store_memory_rot(struct store *store, enum store_family family, struct bytes key, size_t bit);
 
 /* ---- batches: all or nothing ---- */
 

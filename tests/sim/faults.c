@@ -4,7 +4,7 @@
 const char *const fault_names[FAULT_KINDS] = {
     "crash",    "power-cut", "pause",     "cut",        "one-way-cut", "loss",     "duplicates", "delay",
     "slow-disk", "bad-disk",  "lost-disk", "clock-jump", "workers",     "transfer", "reset",
-    "drain",     "full-disk",
+    "drain",     "full-disk", "bit-rot",
 };
 
 static const struct {
@@ -22,6 +22,8 @@ static const struct {
     {"workers", 1U << FAULT_WORKERS | 1U << FAULT_TRANSFER},
     {"elections", 1U << FAULT_CRASH | 1U << FAULT_CUT | 1U << FAULT_RESET | 1U << FAULT_POWER},
     {"ownership", 1U << FAULT_TRANSFER | 1U << FAULT_CUT | 1U << FAULT_PAUSE | 1U << FAULT_CRASH},
+    {"rot", 1U << FAULT_BIT_ROT | 1U << FAULT_CRASH | 1U << FAULT_TRANSFER | 1U << FAULT_PAUSE |
+                1U << FAULT_CUT},
     {"rolling", 1U << FAULT_DRAIN | 1U << FAULT_TRANSFER | 1U << FAULT_WORKERS | 1U << FAULT_SLOW_DISK |
                     1U << FAULT_FULL_DISK},
 };
@@ -47,6 +49,8 @@ static uint64_t amount_of(enum fault_kind kind, struct rng *rng)
         return 1 + rng_below(rng, rng_chance(rng, 300) ? 400 : 20);
     case FAULT_CLOCK_JUMP:
         return 1 + rng_below(rng, 5000);
+    case FAULT_BIT_ROT:
+        return rng_next(rng) >> 16;
     default:
         return 0;
     }
@@ -58,6 +62,7 @@ void faults_plan(struct world *w)
     uint32_t kinds = 0;
     size_t count;
     int lost = 0;
+    int rotten = -1;
     bool many;
 
     for (size_t i = 0; i < COUNT_OF(scenarios); i++)
@@ -81,7 +86,13 @@ void faults_plan(struct world *w)
         f->amount = amount_of(f->kind, &rng);
         if (f->kind == FAULT_LOST_DISK && (lost >= (w->node_count - 1) / 2 || !rng_chance(&rng, 200)))
             continue; /* rare, and never a majority of any replica set */
-        lost += f->kind == FAULT_LOST_DISK;
+        if (f->kind == FAULT_BIT_ROT) {
+            if (lost > 0 || w->node_count < 3)
+                continue; /* a sound copy is left */
+            rotten = f->node = rotten >= 0 ? rotten : f->node;
+        }
+        if (f->kind == FAULT_LOST_DISK && rotten >= 0)
+            continue;
         lost = f->kind == FAULT_LOST_DISK ? w->node_count : lost;
         w->fault_count++;
     }
@@ -174,6 +185,9 @@ void fault_begin(struct world *w, struct planned_fault *f)
     case FAULT_FULL_DISK:
         for (int i = 0; i < w->node_count; i++)
             w->nodes[i].disk_full = w->nodes[i].disk_full || i == f->node || f->other % 2 == 0;
+        break;
+    case FAULT_BIT_ROT:
+        node_rot(n, (uint16_t)(f->other % PARTITIONS), f->amount);
         break;
     case FAULT_KINDS:
         break;

@@ -179,7 +179,8 @@ static int run_many(const struct settings *s)
            code == 0 ? "all promises held" : "FAILED", (double)us / 3.6e9);
     printf("events %llu, packets %llu (lost %llu, twice %llu), writes %llu (torn %llu), answers %llu, reads "
            "%llu, retries %llu, repeats %llu, rejections %llu, refusals %llu, ownerships %llu, "
-           "ranges %llu, executions %llu, snapshots %llu, forwarded %llu, resent %llu, disk full %llu\n"
+           "ranges %llu, executions %llu, snapshots %llu, forwarded %llu, resent %llu, disk full %llu, "
+           "rotten %llu, repairs %llu\n"
            "faults:",
            (unsigned long long)sum.events, (unsigned long long)sum.packets,
            (unsigned long long)sum.lost, (unsigned long long)sum.duplicated,
@@ -190,7 +191,8 @@ static int run_many(const struct settings *s)
            (unsigned long long)sum.ownerships, (unsigned long long)sum.ranges,
            (unsigned long long)sum.executions, (unsigned long long)sum.snapshots,
            (unsigned long long)sum.forwards, (unsigned long long)sum.resends,
-           (unsigned long long)sum.full);
+           (unsigned long long)sum.full, (unsigned long long)sum.rotten,
+           (unsigned long long)sum.repairs);
     for (int i = 0; i < FAULT_KINDS; i++)
         printf(" %s %llu", fault_names[i], (unsigned long long)sum.faults[i]);
     printf("\n");
@@ -214,7 +216,7 @@ static void usage(FILE *out)
     fputs("cairn-sim: a cluster in one thread, from one seed\n\n"
           "  --seed S        the seed, or the first of them (default 1)\n"
           "  --scenario NAME all, calm, crashes, network, disks, clocks, workers,\n"
-          "                  elections, ownership, rolling\n"
+          "                  elections, ownership, rolling, rot\n"
           "  --runs N        N seeds, on all cores; stops at the first that breaks a promise\n"
           "  --jobs N        processes for --runs (default: the cores)\n"
           "  --minimize      leave out the faults that aren't needed to break it\n"
@@ -252,7 +254,7 @@ int main(int count, char **arguments)
     struct settings s = {.seed = 1, .scenario = "all", .jobs = sysconf(_SC_NPROCESSORS_ONLN)};
     int option;
 
-    journal_configure(JOURNAL_ERROR, false, "sim");
+    journal_configure(JOURNAL_NOTHING, false, "sim");
     while ((option = getopt_long(count, arguments, "", options, NULL)) != -1) {
         switch (option) {
         case 's':
@@ -272,6 +274,7 @@ int main(int count, char **arguments)
             break;
         case 'v':
             s.verbose = true;
+            journal_configure(JOURNAL_ERROR, false, "sim");
             break;
         case 't':
             s.members = true;

@@ -31,11 +31,6 @@ struct execution_here {
     uint8_t packed[];
 };
 
-struct range_here {
-    uint16_t partition;
-    uint64_t index;
-};
-
 enum {
     DISK_RESERVE_MIB = 16,
     DISK_FREE_MIB = 1000,
@@ -211,7 +206,8 @@ static void effect_answered(void *context, struct routed *routed, const struct o
     answer_client(n, c->request, &answer);
 }
 
-static uint64_t events_of(struct node *n, uint16_t partition, int aggregate)
+static enum status events_of(struct node *n, uint16_t partition, int aggregate, uint64_t *count,
+                             struct fault *fault)
 {
     char name[16];
     struct bytes id = bytes_of(aggregate_name(aggregate, name, sizeof name));
@@ -221,13 +217,11 @@ static uint64_t events_of(struct node *n, uint16_t partition, int aggregate)
         store_cursor_new(n->store, STORE_EVENTS, key_bytes(&from), key_bytes(&to), true);
     struct bytes key;
     struct bytes value;
-    struct fault fault;
-    uint64_t count = 0;
+    enum status status = store_cursor_next(cursor, &key, &value, fault);
 
-    if (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK)
-        count = key_last_number(key) + 1;
+    *count = status == STATUS_OK ? key_last_number(key) + 1 : 0;
     store_cursor_free(cursor);
-    return count;
+    return status == STATUS_NOT_FOUND ? STATUS_OK : status;
 }
 
 static void effect_read_ready(void *context, struct awaited_read *awaited, const struct fault *fault)
@@ -235,14 +229,20 @@ static void effect_read_ready(void *context, struct awaited_read *awaited, const
     struct node *n = context;
     struct read_here *r = CONTAINER_OF(awaited, struct read_here, awaited);
     uint64_t request = r->op << 32 | r->attempt;
+    struct answer answer = {.status = STATUS_OK, .is_read = true};
+    struct fault damage;
 
     if (n->alive && fault != NULL) {
         fail_client(n, request, fault);
     } else if (n->alive) {
-        struct answer answer = {.status = STATUS_OK, .is_read = true};
-
-        answer.count = events_of(n, (uint16_t)awaited->partition, n->world->ops[r->op].aggregate);
-        answer_client(n, request, &answer);
+        if (events_of(n, (uint16_t)awaited->partition, n->world->ops[r->op].aggregate,
+                      &answer.count, &damage) == STATUS_OK) {
+            answer_client(n, request, &answer);
+        } else {
+            (void)engine_damaged(n->engine, awaited->partition, &damage);
+            fail_client(n, request,
+                        &(struct fault){.status = STATUS_UNAVAILABLE, .reason = "REPLICA_DAMAGED"});
+        }
     }
     free(r);
 }
@@ -375,14 +375,15 @@ static void effect_need_range(void *context, uint32_t partition, uint64_t leader
 {
     struct node *n = context;
     struct world *w = n->world;
-    struct range_here *range = memory_take(sizeof *range);
+    bool under_way = n->range_index[partition] != 0 && !n->stop_range[partition];
 
     (void)leader;
     (void)term;
-    *range = (struct range_here){(uint16_t)partition, index};
+    n->range_index[partition] = index;
     n->stop_range[partition] = false;
-    world_at(w, w->now_us + 1000 + rng_below(&w->network_rng, 400000), EVENT_RANGE, n->index,
-             partition, range);
+    if (!under_way)
+        world_at(w, w->now_us + 1000 + rng_below(&w->network_rng, 400000), EVENT_RANGE, n->index,
+                 partition, NULL);
 }
 
 static void effect_stop_range(void *context, uint32_t partition)
@@ -421,6 +422,7 @@ static void effect_count(void *context, enum engine_count what)
     figures->ownerships += what == ENGINE_GAINED;
     figures->forwards += what == ENGINE_FORWARDED;
     figures->resends += what == ENGINE_RESENT;
+    figures->repairs += what == ENGINE_REPAIRED;
 }
 
 static void effect_failed(void *context, const struct fault *fault)
@@ -534,6 +536,8 @@ void node_start(struct node *n)
     n->placement_version = 0;
     n->was_away = 0;
     memset(n->links, 0, sizeof n->links);
+    memset(n->range_index, 0, sizeof n->range_index);
+    memset(n->stop_range, 0, sizeof n->stop_range);
     world_note(w, "node %d starts", n->index);
     join(n);
     if (engine_new(&n->engine, &settings, &here, n->store, moment_of(n), &fault) != STATUS_OK) {
@@ -700,11 +704,19 @@ void node_executed(struct node *n, void *what)
 
 /* ---- ranges ---- */
 
+static const enum store_family range_families[] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
+                                                   STORE_OUTCOMES, STORE_CURSORS};
+
+static void damaged(struct node *n, uint16_t partition, const struct fault *fault)
+{
+    begin_turn(n);
+    (void)engine_damaged(n->engine, partition, fault);
+    engine_end(n->engine);
+}
+
 /* Copy the partition's range from a replica that has it, as server/range_fetch.c does page by page. */
 static bool fetch_range(struct node *n, uint16_t p, uint64_t index, struct applied *applied)
 {
-    static const enum store_family families[] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
-                                                 STORE_OUTCOMES, STORE_CURSORS};
     struct world *w = n->world;
     struct store_key meta = key_partition_meta(p, "applied");
     struct store_key from = key_partition_begin(p);
@@ -712,6 +724,7 @@ static bool fetch_range(struct node *n, uint16_t p, uint64_t index, struct appli
     struct arena arena = {0};
     struct bytes value;
     struct fault fault;
+    enum status status = STATUS_NOT_FOUND;
     struct node *source = NULL;
 
     for (int i = 0; i < w->node_count; i++)
@@ -726,21 +739,23 @@ static bool fetch_range(struct node *n, uint16_t p, uint64_t index, struct appli
         arena_release(&arena);
         return false;
     }
-    for (size_t f = 0; f < COUNT_OF(families); f++) {
+    for (size_t f = 0; f < COUNT_OF(range_families) && status == STATUS_NOT_FOUND; f++) {
         struct store_batch *batch = store_batch_new(n->store);
-        struct store_cursor *cursor = store_cursor_new(source->store, families[f],
+        struct store_cursor *cursor = store_cursor_new(source->store, range_families[f],
                                                        key_bytes(&from), key_bytes(&to), false);
         struct bytes key;
 
-        while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK)
-            store_batch_put(batch, families[f], key, value);
+        while ((status = store_cursor_next(cursor, &key, &value, &fault)) == STATUS_OK)
+            store_batch_put(batch, range_families[f], key, value);
         store_cursor_free(cursor);
         if (store_write(n->store, batch, true, &fault) != STATUS_OK)
             abort(); /* memory */
         store_batch_free(batch);
     }
     arena_release(&arena);
-    return true;
+    if (status == STATUS_DAMAGED)
+        damaged(source, p, &fault);
+    return status == STATUS_NOT_FOUND;
 }
 
 static void installed(struct node *n, uint16_t partition, const struct applied *applied)
@@ -750,32 +765,76 @@ static void installed(struct node *n, uint16_t partition, const struct applied *
     engine_end(n->engine);
 }
 
-void node_range(struct node *n, void *what)
+void node_range(struct node *n, uint16_t partition)
 {
-    struct range_here *range = what;
     struct world *w = n->world;
     struct applied applied;
 
-    if (!partition_view(engine_replica(n->engine, range->partition)).installing) {
-        free(range);
-        return;
-    }
-    if (n->stop_range[range->partition]) {
-        installed(n, range->partition, NULL);
-        free(range);
+    if (n->stop_range[partition]) {
+        n->range_index[partition] = 0;
+        installed(n, partition, NULL);
         return;
     }
     /* Pages go through the disk's queue like every write: behind what was applied before. */
-    if (n->writes != NULL || !fetch_range(n, range->partition, range->index, &applied)) {
-        world_at(w, w->now_us + (n->writes != NULL ? 500 : 100000), EVENT_RANGE, n->index,
-                 range->partition, range);
+    if (n->writes != NULL || !fetch_range(n, partition, n->range_index[partition], &applied)) {
+        world_at(w, w->now_us + (n->writes != NULL ? 500 : 100000), EVENT_RANGE, n->index, partition,
+                 NULL);
         return;
     }
     w->figures.ranges++;
-    world_note(w, "node %d has the range of partition %u up to %llu", n->index, range->partition,
+    world_note(w, "node %d has the range of partition %u up to %llu", n->index, partition,
                (unsigned long long)applied.index);
-    installed(n, range->partition, &applied);
-    free(range);
+    n->range_index[partition] = 0;
+    installed(n, partition, &applied);
+}
+
+/* ---- bit rot ---- */
+
+/* The first damaged record of the family, or (with `number`) the key of that record. */
+static enum status walk(struct node *n, enum store_family family, uint16_t partition,
+                        uint64_t number, struct buffer *found, struct fault *fault)
+{
+    struct store_key from = key_partition_begin(partition);
+    struct store_key to = key_partition_end(partition);
+    struct store_cursor *cursor =
+        store_cursor_new(n->store, family, key_bytes(&from), key_bytes(&to), false);
+    struct bytes key;
+    struct bytes value;
+    enum status status;
+
+    while ((status = store_cursor_next(cursor, &key, &value, fault)) == STATUS_OK && number-- > 0) {
+        found->len = 0;
+        buffer_add(found, key.data, key.len);
+    }
+    store_cursor_free(cursor);
+    return status;
+}
+
+void node_rot(struct node *n, uint16_t partition, uint64_t number)
+{
+    enum store_family family = range_families[number % COUNT_OF(range_families)];
+    struct buffer key = {0};
+    struct fault fault;
+
+    if (n->lost)
+        return;
+    (void)!walk(n, family, partition, 1 + number / 8 % 64, &key, &fault);
+    if (key.len > 0 && store_memory_rot(n->store, family, buffer_bytes(&key), number >> 9))
+        n->world->figures.rotten++;
+    buffer_release(&key);
+}
+
+void node_scrub(struct node *n)
+{
+    struct buffer key = {0};
+    struct fault fault;
+
+    for (uint16_t p = 0; p <= PARTITIONS; p++)
+        for (size_t f = 0; f < COUNT_OF(range_families); f++)
+            if (engine_replica(n->engine, p) != NULL &&
+                walk(n, range_families[f], p, UINT64_MAX, &key, &fault) == STATUS_DAMAGED)
+                damaged(n, p, &fault);
+    buffer_release(&key);
 }
 
 /* ---- an operator ---- */

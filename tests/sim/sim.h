@@ -56,6 +56,7 @@ enum fault_kind {
     FAULT_RESET,      /* what is under way between two nodes is lost */
     FAULT_DRAIN,      /* hand all over, then stop; restart */
     FAULT_FULL_DISK,  /* of one node or of all: below the reserve */
+    FAULT_BIT_ROT,    /* one bit of one record at rest; all of a run on one node */
     FAULT_KINDS
 };
 extern const char *const fault_names[FAULT_KINDS];
@@ -134,6 +135,7 @@ struct node {
     struct engine *engine;
     struct swim *swim;
     struct link links[NODES_MAX];
+    uint64_t range_index[PARTITIONS + 1]; /* asked for; 0 for none */
     bool stop_range[PARTITIONS + 1];
     uint64_t now_ms;   /* of its own monotonic clock */
     uint64_t was_away; /* when it last came back from a pause or a jump */
@@ -188,7 +190,7 @@ struct oracle_aggregate {
 struct figures {
     uint64_t events, packets, lost, duplicated, writes, torn, ranges, answers, reads, retries;
     uint64_t refusals, ownerships, rejected, repeats, executions, snapshots;
-    uint64_t forwards, resends, full;
+    uint64_t forwards, resends, full, rotten, repairs;
     uint64_t faults[FAULT_KINDS];
 };
 
@@ -272,10 +274,14 @@ void node_frame(struct node *n, int from, const struct frame *frame);
 void node_gossip(struct node *n, struct bytes packed);
 void node_link_reset(struct node *n, int peer);
 void node_executed(struct node *n, void *what);
-void node_range(struct node *n, void *what);
+void node_range(struct node *n, uint16_t partition);
 void node_request(struct node *n, uint64_t op, uint32_t attempt);
 void node_transfer(struct node *n, uint16_t partition);
 void node_drain(struct node *n);
+/* The record with that number, in some order, among those of the partition. */
+void node_rot(struct node *n, uint16_t partition, uint64_t number);
+/* Read everything once, so that damage is noticed. */
+void node_scrub(struct node *n);
 void node_release(struct node *n);
 
 /* ---- client.c ---- */

@@ -30,6 +30,7 @@ PLANTS = {
     "SNAPSHOT_AHEAD": ("all", 20),
     "REQUEST_ID_REUSED": ("all", 2000),
     "VOID_STATE_DECIDED_ON": ("ownership", 2000),
+    "DAMAGE_IGNORED": ("rot", 50),
 }
 
 
@@ -38,7 +39,7 @@ def run(binary, *arguments):
     return done.returncode, done.stdout + done.stderr
 
 
-@pytest.mark.parametrize("seed", [1, 10, 42, 931])
+@pytest.mark.parametrize("seed", [1, 10, 42, 931, 50010])
 def test_a_seed_gives_the_same_run_to_the_byte(seed):
     first, second = run(SIM, "--seed", seed), run(SIM, "--seed", seed)
     assert first == second

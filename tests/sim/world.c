@@ -122,7 +122,7 @@ static void happen(struct world *w, struct happening *event)
         node_executed(n, event->what);
         break;
     case EVENT_RANGE:
-        node_range(n, event->what);
+        node_range(n, (uint16_t)event->number);
         break;
     case EVENT_RESTART:
         if (!n->alive && !n->lost)
@@ -235,6 +235,8 @@ static void heal(struct world *w)
             n->paused_until_us = w->now_us;
         if (!n->alive && !n->lost)
             node_start(n);
+        if (n->alive && w->broken_promise == 0)
+            node_scrub(n);
     }
     world_note(w, "healed");
 }

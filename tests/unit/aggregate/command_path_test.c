@@ -28,6 +28,8 @@ struct fixture {
     struct admitted *commands[ANSWERS_MAX];
     size_t command_count;
     bool no_module;
+    unsigned damaged;     /* how often a damaged record was met */
+    bool others_have_it;  /* and another replica takes over */
     uint64_t worker;
     uint64_t execution;
     struct buffer executed; /* the packed Execute */
@@ -191,6 +193,15 @@ static void on_execute(void *context, uint64_t worker, uint64_t execution_id, st
     f->execution = execution_id;
 }
 
+static bool on_damaged(void *context, const struct fault *fault)
+{
+    struct fixture *f = context;
+
+    (void)fault;
+    f->damaged++;
+    return f->others_have_it;
+}
+
 static uint64_t on_stored(void *context)
 {
     return ((struct fixture *)context)->stored;
@@ -212,7 +223,7 @@ static int set_up(void **state)
                                            .cache_bytes = 1 << 20,
                                            .cache_count = 1000};
     struct aggregates_effects effects = {f,       on_submit,  on_barrier, on_answer, on_module_type,
-                                         on_pick, on_execute, on_stored,  on_applied};
+                                         on_pick, on_execute, on_damaged, on_stored,  on_applied};
 
     f->moment = (struct moment){1000, 1700000000000};
     assert_ok(store_open_memory(&f->store));
@@ -359,6 +370,45 @@ static void a_repeat_gets_the_recorded_outcome(void **state)
     assert_int_equal(answer_to(f, during)->events, 1);
     assert_int_equal(answer_to(f, committed)->events, 1);
     assert_int_equal(answer_to(f, stored)->events, 1);
+}
+
+static void rot(struct fixture *f, enum store_family family, struct store_key key)
+{
+    assert_true(store_memory_rot(f->store, family, key_bytes(&key), 200));
+}
+
+static void a_damaged_outcome_is_never_taken_for_a_new_command(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *again;
+
+    (void)send_command(f, "c1", "A", "Add");
+    commit_all(f);
+    store_all(f);
+    rot(f, STORE_OUTCOMES, key_outcome(3, BYTES_LITERAL("c1")));
+    again = send_command(f, "c1", "A", "Add");
+    commit_all(f);
+    store_all(f);
+    assert_int_equal(f->damaged, 1);
+    assert_int_equal(answer_to(f, again)->status, STATUS_DAMAGED);
+    assert_int_equal(f->applied.next_position, 1);
+}
+
+static void a_damaged_event_moves_the_command_to_a_sound_replica(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *next;
+
+    f->others_have_it = true;
+    (void)send_command(f, "c1", "A", "Add");
+    commit_all(f);
+    store_all(f);
+    aggregates_disown(f->aggregates); /* forget what is in memory */
+    aggregates_own(f->aggregates, &f->applied);
+    rot(f, STORE_EVENTS, key_event(3, BYTES_LITERAL("A"), 0));
+    next = send_command(f, "c2", "A", "Add");
+    assert_int_equal(f->damaged, 1);
+    assert_int_equal(answer_to(f, next)->status, STATUS_NOT_OWNER); /* the router sends it on */
 }
 
 static void a_repeat_of_a_rejection_is_rejected_again(void **state)
@@ -669,6 +719,8 @@ int main(void)
         TEST(commands_of_one_aggregate_see_each_other_before_the_commit),
         TEST(a_turns_commands_share_one_log_entry),
         TEST(a_repeat_gets_the_recorded_outcome),
+        TEST(a_damaged_outcome_is_never_taken_for_a_new_command),
+        TEST(a_damaged_event_moves_the_command_to_a_sound_replica),
         TEST(a_repeat_of_a_rejection_is_rejected_again),
         TEST(an_id_used_for_another_command_is_refused),
         TEST(an_expected_sequence_holds_or_nothing_happens),

@@ -23,6 +23,7 @@ struct replica {
     bool cut_off;
     bool wants_range;
     bool stops_range;
+    bool log_damaged;
     uint64_t range_index;
     bool disk_stalls; /* batches are kept, not written */
 };
@@ -99,6 +100,13 @@ static void on_stop_range(void *context, struct partition *partition)
     ((struct replica *)context)->stops_range = true;
 }
 
+static void on_damaged(void *context, struct partition *partition, const struct fault *fault)
+{
+    (void)partition;
+    assert_int_equal(fault->status, STATUS_DAMAGED);
+    ((struct replica *)context)->log_damaged = true;
+}
+
 static void on_failed(void *context, struct partition *partition, const struct fault *fault)
 {
     (void)context;
@@ -120,7 +128,7 @@ static void start_replica(struct world *w, size_t i)
                                           .disk_reserve_mib = 100,
                                           .seed = 42 + (uint32_t)i};
     struct partition_effects effects = {
-        r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_failed};
+        r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_damaged, on_failed};
     struct fault fault;
 
     r->turn.now_ms = w->now;
@@ -128,6 +136,23 @@ static void start_replica(struct world *w, size_t i)
     r->turn.ticket = 1;
     r->owner = false;
     assert_ok(partition_new(&r->partition, &settings, &effects, r->store, &r->turn, &fault));
+}
+
+static void start_single(struct replica *r, struct store *store)
+{
+    struct partition_settings settings = {.id = 5,
+                                          .node_id = 1,
+                                          .replicas = ids,
+                                          .replica_count = 1,
+                                          .election_ms = 300,
+                                          .heartbeat_ms = 75};
+    struct partition_effects effects = {
+        r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_damaged, on_failed};
+    struct fault fault;
+
+    r->store = store;
+    r->turn = (struct turn){1000, store_batch_new(store), 1, 0};
+    assert_ok(partition_new(&r->partition, &settings, &effects, store, &r->turn, &fault));
 }
 
 static void stop_replica(struct replica *r)
@@ -435,6 +460,72 @@ static void a_replica_behind_the_trimmed_log_asks_for_the_range(void **state)
     assert_false(partition_view(late->partition).installing);
 }
 
+static void a_damaged_owner_hands_over_and_comes_back_with_the_range(void **state)
+{
+    struct world *w = *state;
+    struct replica *damaged = wait_for_owner(w);
+    struct applied applied;
+
+    turns(w, 20);
+    assert_ok(partition_repair(damaged->partition, &damaged->turn));
+    assert_false(damaged->owner); /* at once, not when another leads */
+    assert_true(damaged->wants_range);
+    damaged->wants_range = false;
+    assert_ok(partition_repair(damaged->partition, &damaged->turn)); /* again: nothing */
+    assert_false(damaged->wants_range);
+    for (int i = 0; i < 200 && owner(w) == NULL; i++)
+        turn(w);
+    assert_non_null(owner(w));
+    assert_ptr_not_equal(owner(w), damaged);
+    for (uint64_t i = 0; i < 10; i++)
+        (void)submit(owner(w), i);
+    turns(w, 50);
+    assert_int_equal(damaged->applied_count, 0); /* the range must not be older than what is here */
+    applied = partition_view(owner(w)->partition).applied;
+    partition_installed(damaged->partition, &applied, &damaged->turn);
+    turns(w, 50);
+    assert_false(partition_view(damaged->partition).repairing);
+    assert_applied(damaged, 0, 10); /* once more over what came with the range: the same records */
+}
+
+static void a_single_replica_can_not_be_repaired(void **state)
+{
+    struct store *store;
+    struct world w = {.now = 1000};
+    struct replica r = {.world = &w, .id = 1};
+
+    (void)state;
+    assert_ok(store_open_memory(&store));
+    start_single(&r, store);
+    assert_int_equal(partition_repair(r.partition, &r.turn), STATUS_UNAVAILABLE);
+    stop_replica(&r);
+    store_free(store);
+}
+
+static void a_damaged_log_is_trimmed_and_followers_get_the_range(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+    struct replica *late = &w->replicas[o->id % NODES];
+    struct store_key key;
+
+    turns(w, 20);
+    late->cut_off = true;
+    for (uint64_t i = 0; i < LOG_TAIL_ENTRIES * 2; i++) {
+        (void)submit(o, i);
+        if (i % 50 == 0)
+            turn(w);
+    }
+    turns(w, 50);
+    key = key_log(5, 40); /* fell out of the tail, not yet trimmed */
+    assert_true(store_memory_rot(o->store, STORE_LOG, key_bytes(&key), 77));
+    late->cut_off = false;
+    for (int i = 0; i < 4000 && !late->wants_range; i++)
+        turn(w);
+    assert_true(o->log_damaged);
+    assert_true(late->wants_range);
+}
+
 static void ownership_moves_when_asked(void **state)
 {
     struct world *w = *state;
@@ -454,21 +545,10 @@ static void a_single_replica_owns_after_its_barrier(void **state)
     struct store *store;
     struct world w = {.now = 1000};
     struct replica r = {.world = &w, .id = 1};
-    struct partition_settings settings = {.id = 5,
-                                          .node_id = 1,
-                                          .replicas = ids,
-                                          .replica_count = 1,
-                                          .election_ms = 300,
-                                          .heartbeat_ms = 75};
-    struct partition_effects effects = {
-        &r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_failed};
-    struct fault fault;
 
     (void)state;
     assert_ok(store_open_memory(&store));
-    r.store = store;
-    r.turn = (struct turn){1000, store_batch_new(store), 1, 0};
-    assert_ok(partition_new(&r.partition, &settings, &effects, store, &r.turn, &fault));
+    start_single(&r, store);
     assert_false(r.owner); /* its barrier is not on disk yet */
     for (int i = 0; i < 3; i++)
         write_turn(&r);
@@ -494,7 +574,12 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_replica_behind_the_trimmed_log_asks_for_the_range,
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(ownership_moves_when_asked, set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_damaged_owner_hands_over_and_comes_back_with_the_range,
+                                        set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_damaged_log_is_trimmed_and_followers_get_the_range,
+                                        set_up, tear_down),
         cmocka_unit_test(a_single_replica_owns_after_its_barrier),
+        cmocka_unit_test(a_single_replica_can_not_be_repaired),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
