@@ -425,7 +425,7 @@ static enum status from_flags(struct config *config, int argc, char **argv, cons
     int flag;
 
     make_options(options);
-    optind = 1;
+    optind = 0; /* glibc: begin anew, also in the middle of an argument */
     opterr = 0;
     while ((flag = getopt_long(argc, argv, ":", options, NULL)) != -1) {
         enum status status = STATUS_OK;

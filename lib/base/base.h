@@ -60,6 +60,7 @@ char *arena_printf(struct arena *arena, const char *format, ...) PRINTF_LIKE(2, 
 void *memory_take(size_t size);
 void *memory_zero(size_t count, size_t size);
 void *memory_grow(void *old, size_t size);
+void *memory_aligned(size_t alignment, size_t size);
 
 /* ---- buffer: bytes that grow ---- */
 

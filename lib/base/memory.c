@@ -44,6 +44,15 @@ void *memory_grow(void *old, size_t size)
     return p;
 }
 
+void *memory_aligned(size_t alignment, size_t size)
+{
+    void *p = aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
+
+    if (p == NULL)
+        out_of_memory(size);
+    return p;
+}
+
 struct bytes bytes_of(const char *text)
 {
     return text == NULL ? BYTES_NONE : (struct bytes){(const uint8_t *)text, strlen(text)};

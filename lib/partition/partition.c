@@ -927,6 +927,51 @@ bool partition_replica_current(const struct partition *p, uint64_t replica)
     return raft_match_index(&p->raft, replica, &match) == 0 && match + 64 >= p->last_index;
 }
 
+/* ---- memory of the engine ---- */
+
+/*
+ * As everywhere here, running out of memory ends the process: libraft's own ways out of that free what isn't
+ * theirs (an entry's batch, when it can't start), and go on half done.
+ */
+static void *heap_take(void *data, size_t size)
+{
+    return memory_take(size);
+}
+
+static void *heap_zero(void *data, size_t count, size_t size)
+{
+    return memory_zero(count, size);
+}
+
+static void *heap_grow(void *data, void *old, size_t size)
+{
+    return memory_grow(old, size);
+}
+
+static void *heap_aligned(void *data, size_t alignment, size_t size)
+{
+    return memory_aligned(alignment, size);
+}
+
+static void heap_give(void *data, void *p)
+{
+    free(p);
+}
+
+static void heap_give_aligned(void *data, size_t alignment, void *p)
+{
+    free(p);
+}
+
+/* Before any thread: libraft has one heap for all. */
+__attribute__((constructor)) static void heap_set(void)
+{
+    static struct raft_heap heap = {NULL,      heap_take,    heap_give,        heap_zero,
+                                    heap_grow, heap_aligned, heap_give_aligned};
+
+    raft_heap_set(&heap);
+}
+
 /* ---- birth and death ---- */
 
 static enum status load_meta(struct partition *p, const char *name, struct arena *arena,
@@ -1043,9 +1088,12 @@ static enum status start(struct partition *p, const struct turn *turn, struct fa
     bool is_new = status == STATUS_NOT_FOUND;
 
     if (is_new) {
-        status = make_configuration(p);
-        if (status != STATUS_OK)
+        if (make_configuration(p) != STATUS_OK) {
+            status = fault_set(fault, STATUS_FAILED, "PARTITION_FAILED",
+                               "cannot make the founding configuration of partition %u",
+                               p->settings.id);
             goto out;
+        }
         found(p, turn);
         log.entries = memory_zero(1, sizeof *log.entries);
         log.entries[0] = (struct raft_entry){.term = 1,
@@ -1126,7 +1174,9 @@ static enum status start(struct partition *p, const struct turn *turn, struct fa
         blob_drop(blob);
     }
     step(p, &event, turn);
-    status = p->failed ? STATUS_FAILED : STATUS_OK;
+    status = p->failed ? fault_set(fault, STATUS_FAILED, "PARTITION_FAILED",
+                                   "partition %u cannot start from its log", p->settings.id)
+                       : STATUS_OK;
 out:
     free(log.entries);
     arena_release(&arena);

@@ -17,6 +17,7 @@ struct memory_store {
         size_t count;
         size_t room;
     } families[STORE_FAMILIES];
+    uint64_t fail_in; /* operations until one fails; 0 for never */
 };
 
 struct memory_batch {
@@ -118,6 +119,13 @@ static void apply(struct memory_store *store, const struct batch_operation *op)
     store->families[op->family].count++;
 }
 
+static enum status fail_now(struct memory_store *store, struct fault *fault)
+{
+    if (store->fail_in == 0 || --store->fail_in > 0)
+        return STATUS_OK;
+    return fault_set(fault, STATUS_FAILED, "DISK_FAILED", "the store was told to fail here");
+}
+
 static void *batch_new(void *backend)
 {
     (void)backend;
@@ -151,9 +159,11 @@ static void batch_add(void *pointer, const struct batch_operation *operation)
 static enum status write_batch(void *backend, void *pointer, bool sync, struct fault *fault)
 {
     struct memory_batch *batch = pointer;
+    enum status status = fail_now(backend, fault);
 
     (void)sync;
-    (void)fault;
+    if (status != STATUS_OK)
+        return status;
     for (size_t i = 0; i < batch->count; i++)
         apply(backend, &batch->operations[i]);
     batch->count = 0;
@@ -166,8 +176,10 @@ static enum status get(void *backend, enum store_family family, struct bytes key
 {
     struct memory_store *store = backend;
     size_t at = lower_bound(store, family, key);
+    enum status status = fail_now(store, fault);
 
-    (void)fault;
+    if (status != STATUS_OK)
+        return status;
     if (at == store->families[family].count ||
         compare(store->families[family].records[at].key, key) != 0)
         return STATUS_NOT_FOUND;
@@ -216,9 +228,11 @@ static enum status cursor_next(void *pointer, struct bytes *key, struct bytes *r
     struct bytes from = {cursor->from.data, cursor->from.len};
     struct bytes to = {cursor->to.data, cursor->to.len};
     struct bytes last = buffer_bytes(&cursor->last);
+    enum status status = fail_now(cursor->store, fault);
     size_t at;
 
-    (void)fault;
+    if (status != STATUS_OK)
+        return status;
     if (cursor->reverse) {
         at = lower_bound(cursor->store, cursor->family, cursor->started ? last : to);
         if (at == 0 || compare(records[at - 1].key, from) < 0)
@@ -270,6 +284,15 @@ bool store_memory_rot(struct store *store, enum store_family family, struct byte
     bit %= record->value.len * 8;
     ((uint8_t *)record->value.data)[bit / 8] ^= (uint8_t)(1U << bit % 8);
     return true;
+}
+
+uint64_t store_memory_fail(struct store *store, uint64_t n)
+{
+    struct memory_store *memory = store->backend;
+    uint64_t left = memory->fail_in;
+
+    memory->fail_in = n;
+    return left;
 }
 
 static const struct backend functions = {

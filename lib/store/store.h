@@ -39,6 +39,9 @@ MUST_USE enum status store_open(struct store **out, const struct store_settings 
                                 struct fault *fault);
 MUST_USE enum status store_open_memory(struct store **out);
 void store_free(struct store *store);
+/* Of a store in memory: the n-th read or write from now on fails, once; 0 takes that back. Gives how many
+ * were still to come before the one told of last; 0 when that has failed. */
+uint64_t store_memory_fail(struct store *store, uint64_t n);
 /* Of a store in memory: flip one bit of the value at rest, as a disk may. False when the key isn't there. */
 bool store_memory_rot(struct store *store, enum store_family family, struct bytes key, size_t bit);
 
