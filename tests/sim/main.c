@@ -164,8 +164,7 @@ static int run_many(const struct settings *s)
     for (long job = 0; job < s->jobs; job++)
         if (fork() == 0) {
             run_share(s, totals, job);
-            fflush(stdout);
-            _exit(totals->failed);
+            exit(totals->failed);
         }
     while (wait(&status) > 0)
         code |= !WIFEXITED(status) || WEXITSTATUS(status) != 0;
