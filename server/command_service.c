@@ -20,7 +20,7 @@ static void finish_call(struct request *r, const struct outcome *outcome,
     char owner[ADDRESS_BYTES_MAX + 1];
 
     if (outcome != NULL && outcome->rejection.present) {
-        fault_from_rejection(&rejected, &outcome->rejection);
+        fault_from_rejection(&rejected, outcome);
         fault = &rejected;
     }
     if (fault != NULL) {
@@ -97,7 +97,7 @@ static void send_result(struct dispatch_session *session, struct bytes command_i
     struct fault rejected;
 
     if (outcome != NULL && outcome->rejection.present) {
-        fault_from_rejection(&rejected, &outcome->rejection);
+        fault_from_rejection(&rejected, outcome);
         fault = &rejected;
         outcome = NULL;
     }

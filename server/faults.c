@@ -42,9 +42,11 @@ void fault_finish_stream(struct rpc_stream *stream, const struct fault *fault)
     buffer_release(&details);
 }
 
-void fault_from_rejection(struct fault *fault, const struct rejection *rejection)
+void fault_from_rejection(struct fault *fault, const struct outcome *outcome)
 {
-    (void)fault_set(fault, STATUS_REJECTED, "", "%.*s", (int)rejection->message.len,
+    const struct rejection *rejection = &outcome->rejection;
+
+    (void)fault_set(fault, outcome->conflict ? STATUS_CONFLICT : STATUS_REJECTED, "", "%.*s", (int)rejection->message.len,
                     (const char *)rejection->message.data);
     snprintf(fault->reason, sizeof fault->reason, "%.*s", (int)rejection->reason.len,
              (const char *)rejection->reason.data);

@@ -27,6 +27,6 @@ int fault_code(const struct fault *fault);
 void fault_fail_call(struct rpc_call *call, const struct fault *fault);
 void fault_finish_stream(struct rpc_stream *stream, const struct fault *fault);
 /* What a rejection looks like to the caller. */
-void fault_from_rejection(struct fault *fault, const struct rejection *rejection);
+void fault_from_rejection(struct fault *fault, const struct outcome *outcome);
 
 #endif

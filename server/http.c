@@ -73,6 +73,9 @@ static void print_metrics(struct node *node, struct buffer *out)
             atomic_load(&m->ranges_installed));
     counter(out, "cairn_partition_repairs_total", "Damaged partitions got anew from peers",
             atomic_load(&m->repairs));
+    counter(out, "cairn_events_given_total", "Events given to subscriptions and ReadAll",
+            atomic_load(&m->events_given));
+    gauge(out, "cairn_subscriptions", "Open subscriptions and ReadAll calls", feeder_count(node->feeder));
     gauge(out, "cairn_partitions_owned", "Partitions owned by this node", VIEW(owned));
     gauge(out, "cairn_partitions_held", "Replicas on this node", VIEW(replicas));
     gauge(out, "cairn_partitions_lagging", "Replicas getting their range", VIEW(lagging));

@@ -166,6 +166,8 @@ static enum status serve(struct node *node, struct fault *fault)
         {"/cairn.v1.CommandService/HandleCommands", node, NULL, &handle_commands_events},
         {"/cairn.v1.EventService/Append", node, append_call, NULL},
         {"/cairn.v1.EventService/ReadAggregate", node, NULL, &read_aggregate_events},
+        {"/cairn.v1.EventService/Subscribe", node, NULL, &subscribe_events},
+        {"/cairn.v1.EventService/ReadAll", node, NULL, &read_all_events},
         {"/cairn.v1.ClusterService/GetTopology", node, get_topology_call, NULL},
         {"/cairn.v1.ClusterService/WatchTopology", node, NULL, &watch_topology_events},
         {"/cairn.peer.v1.PeerService/Link", node, NULL, &peer_link_events},
@@ -233,6 +235,7 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
         node->links = links_new(node);
         node->range_fetches = range_fetches_new(node);
         node->read_relays = read_relays_new(node);
+        node->feeder = feeder_new(node);
         node->storage = storage_new(node);
         node->shard_count = shards_for_this_machine();
         node->shards = memory_zero(node->shard_count, sizeof *node->shards);
@@ -301,6 +304,9 @@ static void stop(struct node *node, struct http *http)
     if (node->read_relays != NULL)
         while (!read_relays_gone(node->read_relays))
             nanosleep(&moment, NULL);
+    if (node->feeder != NULL)
+        while (!feeder_gone(node->feeder))
+            nanosleep(&moment, NULL);
     for (size_t i = 0; i < node->shard_count; i++)
         shard_stop(node->shards[i]);
     if (node->server != NULL)
@@ -322,6 +328,7 @@ static void stop(struct node *node, struct http *http)
     range_fetches_free(node->range_fetches);
     read_relays_free(node->read_relays);
     rpc_loop_free(node->loop);
+    feeder_free(node->feeder);
     storage_free(node->storage);
     for (size_t i = 0; i < node->shard_count; i++)
         shard_free(node->shards[i]);

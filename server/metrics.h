@@ -30,6 +30,7 @@ struct metrics {
     atomic_ullong ownership_lost;
     atomic_ullong ranges_installed;
     atomic_ullong repairs;
+    atomic_ullong events_given; /* to subscriptions and ReadAll */
     atomic_ullong placement_version; /* of the system partition's newest record here; a gauge */
     struct histogram command_latency;
     struct histogram sync_latency;

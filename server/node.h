@@ -32,6 +32,7 @@ struct modules;
 struct routes;
 struct range_fetches;
 struct read_relays;
+struct feeder;
 
 struct node {
     struct config config;
@@ -51,6 +52,7 @@ struct node {
     struct routes *routes;
     struct range_fetches *range_fetches;
     struct read_relays *read_relays;
+    struct feeder *feeder;
     struct metrics metrics;
     _Atomic(const struct founding *) founding; /* set once, when the cluster is known */
     atomic_int commands;                       /* inside this node now */
@@ -74,6 +76,7 @@ enum letter_kind {
     LETTER_REQUEST,         /* struct request */
     LETTER_READ,            /* struct reading: start */
     LETTER_READ_ON,         /* struct reading: its stream has room again */
+    LETTER_AWAIT,           /* struct awaiting: of anybody who isn't the shard */
     LETTER_FRAME,           /* struct frame_letter */
     LETTER_WRITTEN,         /* struct written_letter */
     LETTER_EXECUTED,        /* struct executed_letter */
@@ -105,6 +108,14 @@ struct request {
     struct dispatch_session *session;
 };
 
+/* Somebody who waits until a replica here has what a linearizable read must see. */
+struct awaiting {
+    struct letter letter;
+    struct awaited_read read;
+    /* From the shard's thread, once for each engine_await(). */
+    void (*ready)(struct awaiting *awaiting, const struct fault *fault);
+};
+
 /* One ReadAggregate. */
 struct reading {
     struct letter letter;  /* to start */
@@ -125,7 +136,7 @@ struct reading {
         READING_DONE
     } state;
     struct shard *shard;
-    struct awaited_read awaited;
+    struct awaiting awaited;
     atomic_bool relaying;
     uint64_t last_target;
     bool relay_again;                    /* the source broke before its first page */
@@ -328,11 +339,23 @@ void read_relay_cancel(struct reading *reading);  /* any thread that has the rea
 bool read_relays_gone(struct read_relays *relays);
 void read_relays_free(struct read_relays *relays);
 
+/* ---- feeder.c: subscriptions ---- */
+
+struct feeder *feeder_new(struct node *node);
+/* More of the partition can be read here. Any thread. */
+void feeder_notify(struct feeder *feeder, uint32_t partition);
+size_t feeder_count(const struct feeder *feeder);
+/* On the way down: ends all; true once no stream to a peer is left. */
+bool feeder_gone(struct feeder *feeder);
+void feeder_free(struct feeder *feeder); /* after the loop is gone */
+
 /* ---- services: their methods, for main.c ---- */
 
 extern const struct rpc_stream_events dispatch_stream_events;
 extern const struct rpc_stream_events handle_commands_events;
 extern const struct rpc_stream_events read_aggregate_events;
+extern const struct rpc_stream_events subscribe_events;
+extern const struct rpc_stream_events read_all_events;
 extern const struct rpc_stream_events watch_topology_events;
 extern const struct rpc_stream_events health_watch_events;
 extern const struct rpc_stream_events reflection_events;

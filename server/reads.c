@@ -165,6 +165,17 @@ static void relay(struct shard *shard, struct reading *r)
     }
 }
 
+/* The engine says that the replica may be read, or why it may not. */
+static void ready(struct awaiting *awaiting, const struct fault *fault)
+{
+    struct reading *reading = CONTAINER_OF(awaiting, struct reading, awaited);
+
+    if (fault != NULL)
+        end(reading, fault);
+    else
+        flow(reading->shard, reading);
+}
+
 void reads_take(struct shard *shard, struct reading *reading)
 {
     METRIC_ADD(shard->node, reads, 1);
@@ -177,18 +188,11 @@ void reads_take(struct shard *shard, struct reading *reading)
         flow(shard, reading);
     } else {
         reading->state = READING_AWAITED;
-        reading->awaited.partition = reading->partition;
-        reading->awaited.deadline_ms = reading->deadline_ms;
-        engine_await(shard->engine, &reading->awaited);
+        reading->awaited.ready = ready;
+        reading->awaited.read.partition = reading->partition;
+        reading->awaited.read.deadline_ms = reading->deadline_ms;
+        engine_await(shard->engine, &reading->awaited.read);
     }
-}
-
-void reads_ready(struct reading *reading, const struct fault *fault)
-{
-    if (fault != NULL)
-        end(reading, fault);
-    else
-        flow(reading->shard, reading);
 }
 
 void reads_go_on(struct shard *shard, struct reading *reading)
@@ -232,7 +236,7 @@ void reads_tick(struct shard *shard)
             continue;
         }
         if (atomic_load(&r->closed)) {
-            engine_forget(shard->engine, &r->awaited);
+            engine_forget(shard->engine, &r->awaited.read);
             r->state = READING_DONE;
             if (!atomic_load(&r->more_sent)) {
                 *at = r->next_reading;
@@ -261,7 +265,7 @@ void reads_abandon(struct shard *shard)
     (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING", "this node stops; ask another");
     for (struct reading *r = shard->readings; r != NULL; r = r->next_reading)
         if (r->state != READING_RELAYED || !atomic_load(&r->relaying)) {
-            engine_forget(shard->engine, &r->awaited);
+            engine_forget(shard->engine, &r->awaited.read);
             end(r, &fault);
         }
 }

@@ -87,8 +87,10 @@ static void effect_released(void *context, struct routed *routed)
 
 static void effect_read_ready(void *context, struct awaited_read *read, const struct fault *fault)
 {
+    struct awaiting *awaiting = CONTAINER_OF(read, struct awaiting, read);
+
     (void)context;
-    reads_ready(CONTAINER_OF(read, struct reading, awaited), fault);
+    awaiting->ready(awaiting, fault);
 }
 
 static const struct cairn_aggregate_type *effect_module_type(void *context, struct bytes name)
@@ -133,6 +135,11 @@ static void effect_committed(void *context, uint32_t partition, uint64_t index,
     (void)partition;
     (void)index;
     (void)payload;
+}
+
+static void effect_stored(void *context, uint32_t partition)
+{
+    feeder_notify(((struct shard *)context)->node->feeder, partition);
 }
 
 static void effect_route(void *context, uint32_t partition, uint64_t owner, uint64_t epoch)
@@ -180,6 +187,7 @@ static const struct engine_effects effects = {
     .need_range = effect_need_range,
     .stop_range = effect_stop_range,
     .committed = effect_committed,
+    .stored = effect_stored,
     .route = effect_route,
     .placement = effect_placement,
     .count = effect_count,
@@ -208,6 +216,13 @@ static void letter_drop(struct shard *shard, struct letter *letter)
         return;
     case LETTER_READ_ON: /* part of its reading */
         return;
+    case LETTER_AWAIT: {
+        struct awaiting *awaiting = CONTAINER_OF(letter, struct awaiting, letter);
+
+        (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING", "this node stops; ask another");
+        awaiting->ready(awaiting, &fault);
+        return;
+    }
     case LETTER_FRAME:
         shared_frame_drop(((struct frame_letter *)letter)->shared);
         break;
@@ -276,6 +291,9 @@ static void take_letter(struct shard *shard, struct letter *letter)
         return;
     case LETTER_READ_ON:
         reads_go_on(shard, CONTAINER_OF(letter, struct reading, more));
+        return;
+    case LETTER_AWAIT:
+        engine_await(engine, &CONTAINER_OF(letter, struct awaiting, letter)->read);
         return;
     case LETTER_FRAME: {
         struct shared_frame *shared = ((struct frame_letter *)letter)->shared;

@@ -19,8 +19,6 @@ struct shard {
 
 void reads_take(struct shard *shard, struct reading *reading);
 void reads_go_on(struct shard *shard, struct reading *reading);
-/* The engine says that the replica may be read, or why it may not. */
-void reads_ready(struct reading *reading, const struct fault *fault);
 /* Look after relayed reads and those whose client is gone. */
 void reads_tick(struct shard *shard);
 /* Too late or too early. */

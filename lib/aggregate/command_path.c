@@ -79,6 +79,7 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
         .time_ms = time_ms,
         .reply = d->rejection.present ? (struct reply){.present = false} : d->reply,
         .rejection = d->rejection,
+        .conflict = d->conflict,
     };
     enum status status = STATUS_OK;
 
@@ -341,6 +342,23 @@ static void decide_here(struct aggregates *all, struct aggregate *a, struct infl
     arena_release(&arena);
 }
 
+/*
+ * Expecting more events than there are is refused for good, so it is recorded like a rejection: another copy
+ * of the same command, sent before and still on its way, would find that many events later and take effect
+ * after its caller was told that it had none. Expecting fewer stays wrong by itself.
+ */
+static void decide_conflict(struct aggregates *all, struct aggregate *a, struct inflight *command,
+                            const struct fault *fault, struct moment moment)
+{
+    struct arena arena = {0};
+    struct decision d;
+
+    decision_init(&d, &arena);
+    decision_by_conflict(&d, fault);
+    decided(all, a, command, &d, moment);
+    arena_release(&arena);
+}
+
 static void run(struct aggregates *all, struct aggregate *a, struct moment moment)
 {
     while (all->owned && a->first != NULL && a->executing == NULL) {
@@ -358,6 +376,11 @@ static void run(struct aggregates *all, struct aggregate *a, struct moment momen
         status = prepare(all, a, &asked->command, &fault);
         if (status == STATUS_OK && (asked->command.kind == COMMAND_APPEND || a->module != NULL)) {
             decide_here(all, a, command, moment);
+            continue;
+        }
+        if (status == STATUS_CONFLICT && asked->command.expected_sequence > a->sequence &&
+            !PLANTED(CONFLICT_NOT_RECORDED)) {
+            decide_conflict(all, a, command, &fault, moment);
             continue;
         }
         if (status == STATUS_OK)
@@ -416,6 +439,7 @@ static void discard_open(struct aggregates *all, enum status status)
     } else {
         not_owner(&fault);
     }
+    refusals_void(all, &fault); /* a conflict with events that won't be isn't one (seed 202726) */
     all->open_commands = NULL;
     all->open_end = &all->open_commands;
     all->open.len = 0;

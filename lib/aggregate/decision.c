@@ -112,6 +112,12 @@ void decision_by_worker(struct decision *d, const struct execution_result *resul
         add(d, &result->events[i]);
 }
 
+void decision_by_conflict(struct decision *d, const struct fault *fault)
+{
+    d->conflict = true;
+    d->rejection = (struct rejection){true, copy_text(d, fault->reason), copy_text(d, fault->message)};
+}
+
 void decision_by_append(struct decision *d, const struct command *command)
 {
     for (size_t i = 0; i < command->event_count; i++)

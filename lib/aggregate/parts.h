@@ -139,6 +139,7 @@ struct decision {
     size_t bytes;
     struct reply reply;
     struct rejection rejection;
+    bool conflict;
     struct snapshot snapshot;
     struct fault broken; /* the handler broke the contract */
 };
@@ -147,6 +148,8 @@ void decision_init(struct decision *decision, struct arena *arena);
 void decision_by_module(struct decision *decision, const struct aggregate *aggregate,
                         const struct command *command);
 void decision_by_worker(struct decision *decision, const struct execution_result *result);
+/* The aggregate has fewer events than the command expects. */
+void decision_by_conflict(struct decision *decision, const struct fault *fault);
 void decision_by_append(struct decision *decision, const struct command *command);
 /* Of an aggregate that has `sequence` events before it. */
 MUST_USE enum status decision_check(const struct decision *decision, uint64_t sequence,
@@ -172,6 +175,8 @@ void snapshot_put(struct aggregates *all, const struct snapshot_record *record,
 
 /* These commands get the fault: at once when it means "outcome unknown", else when it is sure. */
 void refusal_add(struct aggregates *all, struct admitted *commands, const struct fault *fault);
+/* What this turn decided is void: so is what was refused on it, and gets this fault instead. */
+void refusals_void(struct aggregates *all, const struct fault *fault);
 /* All submits of the turn are made: ask for the barrier. */
 void refusals_flush(struct aggregates *all);
 void refusals_stored(struct aggregates *all, uint64_t index);

@@ -61,6 +61,13 @@ static void give_back(struct aggregates *all, struct refusal *refusal)
     }
 }
 
+void refusals_void(struct aggregates *all, const struct fault *fault)
+{
+    for (struct refusal *refusal = all->refused; refusal != NULL && !PLANTED(REFUSED_ON_VOID_STATE);
+         refusal = refusal->next)
+        refusal->fault = *fault;
+}
+
 void refusals_flush(struct aggregates *all)
 {
     struct refusal *refused = all->refused;

@@ -55,6 +55,16 @@
 /* One page of a read: bounded memory for any length of history. */
 #define READ_PAGE_EVENTS 512
 #define READ_PAGE_BYTES (512U << 10)
+/* One page of a subscription, and how many of them may wait for a slow consumer: with its own buffers that
+ * is about 1 MiB for each. */
+#define SUBSCRIPTION_PAGE_EVENTS 512
+#define SUBSCRIPTION_PAGE_BYTES (256U << 10)
+#define SUBSCRIPTION_PENDING_MAX 3
+/* Events looked at for one consumer before it's the next one's turn. */
+#define SUBSCRIPTION_SCAN_EVENTS 2048
+#define SUBSCRIPTION_CREDITS_MAX (1U << 20)
+#define FILTER_ENTRIES_MAX 256
+#define SUBSCRIPTIONS_IN_NODE_MAX 10000
 /* Messages that wait on one stream before its reader is paused. */
 #define STREAM_PENDING_MAX 1024
 

@@ -103,12 +103,16 @@ void engine_written(struct engine *engine, uint64_t ticket)
 {
     for (size_t i = 0; i < engine->slot_count; i++) {
         struct slot *slot = &engine->slots[i];
+        uint64_t before;
 
         if (slot->partition == NULL)
             continue;
+        before = partition_stored_index(slot->partition);
         partition_written(slot->partition, ticket, &engine->turn);
         aggregates_stored(slot->aggregates, partition_stored_index(slot->partition),
                           engine->moment);
+        if (partition_stored_index(slot->partition) > before)
+            engine->effects.stored(engine->effects.context, slot->id);
         slot->touched = true;
     }
     engine->stored_moved = true;
@@ -144,6 +148,7 @@ void engine_installed(struct engine *engine, uint32_t partition, const struct ap
         return;
     }
     partition_installed(slot->partition, applied, &engine->turn);
+    engine->effects.stored(engine->effects.context, partition);
     slot->touched = true;
 }
 

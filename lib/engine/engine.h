@@ -107,6 +107,8 @@ struct engine_effects {
     void (*stop_range)(void *context, uint32_t partition);
     /* A committed payload of a data partition is being applied here. */
     void (*committed)(void *context, uint32_t partition, uint64_t index, struct bytes payload);
+    /* More of the partition's committed effects can be read from the store. */
+    void (*stored)(void *context, uint32_t partition);
     /* The best known owner, 0 for none: for the node's other threads. */
     void (*route)(void *context, uint32_t partition, uint64_t owner, uint64_t epoch);
     void (*placement)(void *context, uint64_t version); /* a newer one is applied here */

@@ -16,6 +16,7 @@ static void outcome_from(struct outcome *outcome, const Cairn__Store__V1__Outcom
         .time_ms = message->time_ms,
         .reply = reply_from(message->reply),
         .rejection = rejection_from(message->rejection),
+        .conflict = message->conflict != 0,
     };
 }
 
@@ -38,6 +39,7 @@ static void put_outcome(struct buffer *out, const struct outcome *outcome)
         put_bytes(out, 2, outcome->rejection.message);
         put_end(out, begun);
     }
+    put_u64(out, 12, outcome->conflict);
 }
 
 void wire_outcome_pack(struct buffer *out, const struct outcome *outcome)

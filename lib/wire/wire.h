@@ -96,6 +96,7 @@ struct outcome {
     int64_t time_ms;
     struct reply reply;
     struct rejection rejection;
+    bool conflict; /* the rejection says that more events were expected than there were */
 };
 
 /* ---- client messages ---- */
@@ -130,6 +131,58 @@ struct read_request {
 };
 MUST_USE enum status wire_read_decode(struct bytes packed, struct arena *arena,
                                       struct read_request *request, struct fault *fault);
+/* Where in the log to begin. */
+struct log_start {
+    enum { START_BEGINNING, START_END, START_TOKEN, START_TIME } kind;
+    struct bytes token;
+    int64_t time_ms;
+};
+
+/* Each list empty for "all". */
+struct event_filter {
+    const struct bytes *aggregate_types;
+    size_t aggregate_type_count;
+    const struct bytes *event_types;
+    size_t event_type_count;
+    const struct bytes *id_prefixes;
+    size_t id_prefix_count;
+    const uint32_t *partitions;
+    size_t partition_count;
+};
+
+struct subscribe_request {
+    bool is_start;
+    uint32_t credits; /* as it came */
+    struct log_start from;
+    struct event_filter filter;
+    uint64_t heartbeat_ms; /* 0 when it came without */
+};
+MUST_USE enum status wire_subscribe_decode(struct bytes packed, struct arena *arena,
+                                           struct subscribe_request *request, struct fault *fault);
+/* A request to a peer: a start when `is_start`, else credits. */
+void wire_subscribe_pack(struct buffer *out, const struct subscribe_request *request);
+
+struct read_all_request {
+    struct log_start from;
+    struct event_filter filter;
+    uint64_t limit;
+    bool stale;
+};
+MUST_USE enum status wire_read_all_decode(struct bytes packed, struct arena *arena,
+                                          struct read_all_request *request, struct fault *fault);
+void wire_read_all_pack(struct buffer *out, const struct read_all_request *request);
+/* Both responses have the same form: events, each packed, then maybe a token. */
+void wire_subscribe_response_add(struct buffer *out, struct bytes packed_event);
+void wire_subscribe_response_token(struct buffer *out, struct bytes token);
+struct subscribe_response {
+    const struct bytes *packed_events;
+    size_t event_count;
+    struct bytes token;
+};
+MUST_USE enum status wire_subscribe_response_decode(struct bytes packed, struct arena *arena,
+                                                    struct subscribe_response *response,
+                                                    struct fault *fault);
+
 /* Add one packed event to a ReadAggregateResponse under construction. */
 void wire_read_response_add(struct buffer *out, struct bytes packed_event);
 
@@ -189,6 +242,17 @@ void wire_command_seal(struct command *command, struct arena *arena);
 /* ---- stored records ---- */
 
 void wire_event_pack(struct buffer *out, const struct event *event);
+/* What a filter or a reader looks at, without unpacking the rest; borrowed from the bytes. */
+struct event_head {
+    struct bytes aggregate_type;
+    struct bytes aggregate_id;
+    struct bytes type;
+    uint32_t partition;
+    uint64_t position;
+    int64_t time_ms;
+};
+MUST_USE enum status wire_event_peek(struct bytes packed, struct event_head *head,
+                                     struct fault *fault);
 MUST_USE enum status wire_event_decode(struct bytes packed, struct arena *arena,
                                        struct event *event, struct fault *fault);
 

@@ -33,6 +33,12 @@ size_t workers_count(struct workers *workers)
     return 0;
 }
 
+size_t feeder_count(const struct feeder *feeder)
+{
+    (void)feeder;
+    return 0;
+}
+
 /* ---- the target ---- */
 
 static struct sockaddr_in address;

@@ -328,6 +328,7 @@ void client_answered(struct world *w, uint64_t index, struct answer *answer)
 
     w->figures.answers++;
     if (answer->status == STATUS_OK) {
+        w->figures.refusals += answer->conflict;
         w->figures.repeats += op->state != OP_OPEN;
         oracle_answered(w, op, answer);
         if (op->state == OP_OPEN)

@@ -203,6 +203,7 @@ static void effect_answered(void *context, struct routed *routed, const struct o
     answer.first_sequence = outcome->first_sequence;
     answer.event_count = outcome->event_count;
     answer.rejected = outcome->rejection.present;
+    answer.conflict = outcome->conflict;
     answer_client(n, c->request, &answer);
 }
 
@@ -397,6 +398,13 @@ static void effect_committed(void *context, uint32_t partition, uint64_t index,
     oracle_applied(context, (uint16_t)partition, index, payload);
 }
 
+static void effect_stored(void *context, uint32_t partition)
+{
+    struct node *n = context;
+
+    subscribers_stored(n, partition);
+}
+
 static void effect_route(void *context, uint32_t partition, uint64_t owner, uint64_t epoch)
 {
     struct node *n = context;
@@ -503,6 +511,7 @@ static const struct engine_effects effects = {
     .need_range = effect_need_range,
     .stop_range = effect_stop_range,
     .committed = effect_committed,
+    .stored = effect_stored,
     .route = effect_route,
     .placement = effect_placement,
     .count = effect_count,
@@ -707,7 +716,7 @@ void node_executed(struct node *n, void *what)
 static const enum store_family range_families[] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
                                                    STORE_OUTCOMES, STORE_CURSORS};
 
-static void damaged(struct node *n, uint16_t partition, const struct fault *fault)
+void node_damaged(struct node *n, uint16_t partition, const struct fault *fault)
 {
     begin_turn(n);
     (void)engine_damaged(n->engine, partition, fault);
@@ -754,7 +763,7 @@ static bool fetch_range(struct node *n, uint16_t p, uint64_t index, struct appli
     }
     arena_release(&arena);
     if (status == STATUS_DAMAGED)
-        damaged(source, p, &fault);
+        node_damaged(source, p, &fault);
     return status == STATUS_NOT_FOUND;
 }
 
@@ -833,7 +842,7 @@ void node_scrub(struct node *n)
         for (size_t f = 0; f < COUNT_OF(range_families); f++)
             if (engine_replica(n->engine, p) != NULL &&
                 walk(n, range_families[f], p, UINT64_MAX, &key, &fault) == STATUS_DAMAGED)
-                damaged(n, p, &fault);
+                node_damaged(n, p, &fault);
     buffer_release(&key);
 }
 

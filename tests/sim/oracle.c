@@ -1,6 +1,6 @@
 /*
  * The promises, checked while it happens and at the end. Numbers as in the design: 1 one owner, 2 durable,
- * 3 gapless, 4 once, 5 all or nothing, 6 linearizable per aggregate, 8 honest errors and an end for
+ * 3 gapless, 4 once, 5 all or nothing, 6 linearizable per aggregate, 7 in order to consumers, 8 honest errors and an end for
  * every command.
  *
  * The order of the log is the order of the history, so linearizability is that no answer is older than
@@ -44,6 +44,11 @@ static uint64_t *entry_at(struct oracle_partition *p, uint64_t index)
     return element(&p->entries, &p->room, index);
 }
 
+uint64_t oracle_event(const struct oracle_partition *partition, uint64_t position)
+{
+    return position < partition->event_room ? partition->events[position] : 0;
+}
+
 static uint64_t *hash_at(struct oracle_aggregate *a, uint64_t events)
 {
     return element(&a->hashes, &a->room, events);
@@ -68,7 +73,9 @@ static void check_event(struct world *w, const struct op *op, int aggregate, str
     struct event event;
     struct fault fault;
     uint64_t body[3] = {0};
+    struct oracle_partition *p = &w->partitions[op->partition];
 
+    *element(&p->events, &p->event_room, position) = hash_bytes(packed);
     if (wire_event_decode(packed, &arena, &event, &fault) != STATUS_OK) {
         broken(w, 5, "a committed event doesn't decode: %s", fault.message);
         return;
@@ -101,7 +108,8 @@ static void check_command(struct world *w, uint16_t partition, uint64_t index,
     struct op *op = &w->ops[id];
     struct oracle_aggregate *a = &w->aggregates[aggregate];
     struct oracle_partition *p = &w->partitions[partition];
-    bool rejects = op->kind == OP_ODD && a->count % 2 == 1;
+    bool conflict = op->expected != UINT64_MAX && op->expected > a->count;
+    bool rejects = conflict || (op->kind == OP_ODD && a->count % 2 == 1);
     size_t events = rejects ? 0 : op->kind == OP_THREE ? 3 : 1;
 
     if (id >= w->op_count || op->kind == OP_READ || aggregate != op->aggregate) {
@@ -113,7 +121,10 @@ static void check_command(struct world *w, uint16_t partition, uint64_t index,
                (unsigned long long)index);
     if (op->state == OP_REFUSED)
         broken(w, 8, "c%zu was refused and takes effect after all", id);
-    if (op->expected != UINT64_MAX && op->expected != a->count)
+    if (outcome->conflict != conflict)
+        broken(w, 6, "c%zu expected %llu events, has an outcome at %llu that %s a conflict", id,
+               (unsigned long long)op->expected, (unsigned long long)a->count, conflict ? "isn't" : "is");
+    if (op->expected != UINT64_MAX && op->expected < a->count)
         broken(w, 6, "c%zu expected %llu events and was accepted at %llu", id,
                (unsigned long long)op->expected, (unsigned long long)a->count);
     if (outcome->first_position != p->next_position || outcome->first_sequence != a->count)
@@ -134,6 +145,7 @@ static void check_command(struct world *w, uint16_t partition, uint64_t index,
     op->first_sequence = a->count;
     op->event_count = (uint32_t)events;
     op->rejected = rejects;
+    op->conflict = conflict;
     a->count += events;
     p->next_position += events;
     w->figures.rejected += rejects;
@@ -256,7 +268,8 @@ void oracle_answered(struct world *w, struct op *op, const struct answer *answer
             broken(w, 4, "the id of c%d is used again for something else and gets an outcome",
                    op->reused);
         if (!op->committed || answer->first_sequence != op->first_sequence ||
-            answer->event_count != op->event_count || answer->rejected != op->rejected)
+            answer->event_count != op->event_count || answer->rejected != op->rejected ||
+            answer->conflict != op->conflict)
             broken(w, 4, "c%zd is answered with another outcome than the recorded one",
                    op - w->ops);
         if (op->state == OP_OPEN && answer->first_sequence < op->floor)
@@ -303,7 +316,7 @@ bool oracle_settled(struct world *w)
     for (uint16_t p = 0; p < PARTITIONS; p++)
         if (!replicas_agree(w, p))
             return false;
-    return true;
+    return subscribers_settled(w);
 }
 
 static void compare_stores(struct world *w, struct node *a, struct node *b, uint16_t p)
@@ -378,6 +391,7 @@ void oracle_final(struct world *w)
         if (w->clients[i].op >= 0)
             broken(w, 8, "c%d has no end %llu s after the faults ended", w->clients[i].op,
                    (unsigned long long)(w->now_us / 1000000 - 10));
+    subscribers_final(w);
     for (uint16_t p = 0; p < PARTITIONS && w->broken_promise == 0; p++) {
         struct node *first = NULL;
 

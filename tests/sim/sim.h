@@ -24,6 +24,7 @@ enum {
     OPS_MAX = 4096,
     FAULTS_MAX = 48,
     WORKERS = 2,
+    SUBSCRIBERS = 2,
     GRID_MS = 25, /* as the daemon's shard */
 };
 
@@ -81,6 +82,7 @@ enum event_kind {
     EVENT_RANGE,
     EVENT_RESTART,
     EVENT_CLIENT,  /* a client's next step */
+    EVENT_SUBSCRIBER,
     EVENT_REQUEST, /* a client's request reaches a node */
     EVENT_ANSWER,  /* a node's answer reaches a client */
     EVENT_FAULT,
@@ -165,6 +167,7 @@ struct op {
     uint64_t first_sequence;
     uint32_t event_count;
     bool rejected;
+    bool conflict;
 };
 
 struct client {
@@ -177,6 +180,8 @@ struct oracle_partition {
     size_t room;
     uint64_t last_index;
     uint64_t next_position;
+    uint64_t *events; /* hash of the packed event by position */
+    size_t event_room;
 };
 
 struct oracle_aggregate {
@@ -190,7 +195,7 @@ struct oracle_aggregate {
 struct figures {
     uint64_t events, packets, lost, duplicated, writes, torn, ranges, answers, reads, retries;
     uint64_t refusals, ownerships, rejected, repeats, executions, snapshots;
-    uint64_t forwards, resends, full, rotten, repairs;
+    uint64_t forwards, resends, full, rotten, repairs, subscriptions, delivered;
     uint64_t faults[FAULT_KINDS];
 };
 
@@ -206,7 +211,7 @@ struct world {
     size_t heap_count, heap_room;
     uint64_t next_order;
 
-    struct rng network_rng, disk_rng, client_rng, worker_rng;
+    struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng;
     struct node nodes[NODES_MAX];
     uint64_t ids[NODES_MAX];
     struct founder founders[NODES_MAX];
@@ -227,6 +232,7 @@ struct world {
     size_t open_ops;
     struct client clients[CLIENTS];
     uint64_t clients_until_ms;
+    struct subscriber *subscribers[SUBSCRIBERS];
 
     struct oracle_partition partitions[PARTITIONS];
     struct oracle_aggregate aggregates[AGGREGATES];
@@ -280,9 +286,19 @@ void node_transfer(struct node *n, uint16_t partition);
 void node_drain(struct node *n);
 /* The record with that number, in some order, among those of the partition. */
 void node_rot(struct node *n, uint16_t partition, uint64_t number);
+void node_damaged(struct node *n, uint16_t partition, const struct fault *fault);
 /* Read everything once, so that damage is noticed. */
 void node_scrub(struct node *n);
 void node_release(struct node *n);
+
+/* ---- subscriber.c ---- */
+
+void subscribers_new(struct world *w);
+void subscriber_step(struct world *w, uint64_t number);
+void subscribers_stored(struct node *n, uint32_t partition);
+bool subscribers_settled(const struct world *w);
+void subscribers_final(struct world *w);
+void subscribers_free(struct world *w);
 
 /* ---- client.c ---- */
 
@@ -295,6 +311,7 @@ struct answer {
     uint64_t first_sequence;
     uint32_t event_count;
     bool rejected;
+    bool conflict;
 };
 void client_step(struct world *w, uint64_t client);
 void client_answered(struct world *w, uint64_t op, struct answer *answer);
@@ -316,6 +333,7 @@ void oracle_applied(struct node *n, uint16_t partition, uint64_t index, struct b
 /* The owner answers: a majority must have it on disk at this moment. */
 void oracle_durable(struct node *n, const struct outcome *outcome);
 void oracle_answered(struct world *w, struct op *op, const struct answer *answer);
+uint64_t oracle_event(const struct oracle_partition *partition, uint64_t position);
 bool oracle_settled(struct world *w);
 void oracle_final(struct world *w);
 

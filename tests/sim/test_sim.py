@@ -31,6 +31,8 @@ PLANTS = {
     "REQUEST_ID_REUSED": ("all", 2000),
     "VOID_STATE_DECIDED_ON": ("ownership", 2000),
     "DAMAGE_IGNORED": ("rot", 50),
+    "EVENT_SKIPPED": ("all", 20),
+    "CONFLICT_NOT_RECORDED": ("all", 20),
 }
 
 

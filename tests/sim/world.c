@@ -131,6 +131,9 @@ static void happen(struct world *w, struct happening *event)
     case EVENT_CLIENT:
         client_step(w, event->number);
         break;
+    case EVENT_SUBSCRIBER:
+        subscriber_step(w, event->number);
+        break;
     case EVENT_REQUEST:
         node_request(n, event->number >> 32, (uint32_t)event->number);
         break;
@@ -192,6 +195,7 @@ void world_init(struct world *w, uint64_t seed, const char *scenario)
     w->disk_rng.state = rng_next(&rng);
     w->client_rng.state = rng_next(&rng);
     w->worker_rng.state = rng_next(&rng);
+    w->subscriber_rng.state = seed ^ 0x5B5C1BE5;
     for (int i = 0; i < w->node_count; i++) {
         struct node *n = &w->nodes[i];
 
@@ -243,6 +247,7 @@ static void heal(struct world *w)
 
 bool world_run(struct world *w)
 {
+    subscribers_new(w);
     for (int i = 0; i < w->node_count; i++)
         node_start(&w->nodes[i]);
     for (size_t i = 0; i < w->fault_count; i++)
@@ -271,6 +276,7 @@ bool world_run(struct world *w)
 
 void world_release(struct world *w)
 {
+    subscribers_free(w);
     for (int i = 0; i < w->node_count; i++) {
         if (w->nodes[i].alive)
             node_crash(&w->nodes[i], "the end");
@@ -281,6 +287,8 @@ void world_release(struct world *w)
     free(w->heap);
     for (int i = 0; i < PARTITIONS; i++)
         free(w->partitions[i].entries);
+    for (int i = 0; i < PARTITIONS; i++)
+        free(w->partitions[i].events);
     for (int i = 0; i < AGGREGATES; i++)
         free(w->aggregates[i].hashes);
 }

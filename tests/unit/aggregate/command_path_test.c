@@ -134,7 +134,7 @@ static enum status on_barrier(void *context, uint64_t *index)
 {
     struct fixture *f = context;
 
-    if (f->submit_status != STATUS_OK)
+    if (f->submit_status != STATUS_OK && f->submit_status != STATUS_EXHAUSTED) /* a full disk takes barriers */
         return f->submit_status;
     f->log[f->submitted] = blob_new(0);
     *index = ++f->submitted;
@@ -152,6 +152,8 @@ static void on_answer(void *context, struct admitted *command, const struct outc
         a->first_sequence = outcome->first_sequence;
         a->events = outcome->event_count;
         a->rejected = outcome->rejection.present;
+        if (outcome->conflict)
+            a->status = STATUS_CONFLICT;
     } else {
         a->status = fault->status;
         snprintf(a->reason, sizeof a->reason, "%s", fault->reason);
@@ -440,26 +442,73 @@ static void an_id_used_for_another_command_is_refused(void **state)
     assert_string_equal(answer_to(f, after)->reason, "COMMAND_ID_REUSED");
 }
 
-static void an_expected_sequence_holds_or_nothing_happens(void **state)
+static struct admitted *send_expecting(struct fixture *f, const char *id, uint64_t sequence)
 {
-    struct fixture *f = *state;
     struct admitted *c = memory_zero(1, sizeof *c);
     struct fault fault;
 
-    (void)send_command(f, "c1", "A", "Add");
-    *c = *f->commands[0];
-    c->command.id = BYTES_LITERAL("c2");
-    c->command.expects_sequence = true;
-    c->command.expected_sequence = 2;
+    c->command = (struct command){
+        .kind = COMMAND_DISPATCH,
+        .id = bytes_of(id),
+        .aggregate_type = BYTES_LITERAL("counter"),
+        .aggregate_id = BYTES_LITERAL("A"),
+        .type = BYTES_LITERAL("Add"),
+        .payload = {PAYLOAD_JSON, BYTES_LITERAL("1")},
+        .expects_sequence = true,
+        .expected_sequence = sequence,
+    };
+    c->deadline_ms = f->moment.now_ms + 5000;
     assert_ok(command_check(&c->command, 1000, &fault));
     f->commands[f->command_count++] = c;
     aggregates_admit(f->aggregates, c, f->moment);
+    return c;
+}
+
+static void an_expected_sequence_holds_or_nothing_happens(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c;
+
+    (void)send_command(f, "c1", "A", "Add");
+    c = send_expecting(f, "c2", 0);
     flush(f);
     assert_null(answer_to(f, c)); /* another owner may have taken it */
     commit_all(f);
     store_all(f);
     assert_status(answer_to(f, c)->status, STATUS_CONFLICT);
     assert_int_equal(f->applied.next_position, 1);
+}
+
+static void a_conflict_with_what_a_full_disk_voids_is_none(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c;
+
+    f->submit_status = STATUS_EXHAUSTED;
+    (void)send_command(f, "c1", "A", "Add");
+    c = send_expecting(f, "c2", 0); /* on an event that won't be */
+    commit_all(f);
+    store_all(f);
+    assert_status(answer_to(f, c)->status, STATUS_EXHAUSTED);
+}
+
+/* A copy of the command, sent before and late, must not find the number of events right by then. */
+static void expecting_too_many_is_refused_for_good(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *first, *late;
+
+    (void)send_command(f, "c1", "A", "Add");
+    first = send_expecting(f, "c2", 2);
+    commit_all(f);
+    assert_status(answer_to(f, first)->status, STATUS_CONFLICT);
+    (void)send_command(f, "c3", "A", "Add");
+    commit_all(f);
+    store_all(f);
+    late = send_expecting(f, "c2", 2);
+    commit_all(f);
+    assert_status(answer_to(f, late)->status, STATUS_CONFLICT);
+    assert_int_equal(f->applied.next_position, 2);
 }
 
 static void a_deposed_owner_refuses_nothing(void **state)
@@ -724,6 +773,8 @@ int main(void)
         TEST(a_repeat_of_a_rejection_is_rejected_again),
         TEST(an_id_used_for_another_command_is_refused),
         TEST(an_expected_sequence_holds_or_nothing_happens),
+        TEST(a_conflict_with_what_a_full_disk_voids_is_none),
+        TEST(expecting_too_many_is_refused_for_good),
         TEST(a_deposed_owner_refuses_nothing),
         TEST(when_ownership_goes_everything_is_given_back),
         TEST(a_failed_submit_voids_what_was_decided_on_it),

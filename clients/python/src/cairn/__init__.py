@@ -10,10 +10,11 @@
 from .client import AsyncClient, Client
 from .errors import CairnError, Conflict, Exhausted, InvalidCommand, NotFound, Rejected, Unavailable
 from .model import Command, Decider, Event, NewEvent, Outcome, Reject, Reply
+from .subscription import BEGINNING, END, Filter, Subscription
 from .worker import Worker
 
 __all__ = [
-    "AsyncClient", "CairnError", "Client", "Command", "Conflict", "Decider", "Event", "Exhausted",
-    "InvalidCommand", "NewEvent", "NotFound", "Outcome", "Reject", "Rejected", "Reply",
-    "Unavailable", "Worker",
+    "AsyncClient", "BEGINNING", "CairnError", "Client", "Command", "Conflict", "Decider", "END", "Event",
+    "Exhausted", "Filter", "InvalidCommand", "NewEvent", "NotFound", "Outcome", "Reject", "Rejected",
+    "Reply", "Subscription", "Unavailable", "Worker",
 ]

@@ -17,6 +17,7 @@ import grpc.aio
 
 from . import errors
 from .model import Command, Event, NewEvent, Outcome
+from .subscription import BEGINNING, Filter, Subscription, start_message
 from .v1 import cluster_pb2, cluster_pb2_grpc, command_pb2, command_pb2_grpc, event_pb2, event_pb2_grpc
 
 OPTIONS = [
@@ -126,6 +127,35 @@ class Client:
             try:
                 stub = event_pb2_grpc.EventServiceStub(self._channel())
                 for page in stub.ReadAggregate(request, timeout=attempts.try_timeout()):
+                    for message in page.events:
+                        started = True
+                        yield Event.from_message(message)
+                return
+            except grpc.RpcError as error:
+                pause = attempts.pause_after(errors.from_rpc(error))
+                if started:
+                    raise errors.from_rpc(error) from None
+                time.sleep(pause)
+
+    def subscribe(self, start=BEGINNING, filter: Filter = Filter(), credits: int = 2000,
+                  heartbeat: float = 10.0) -> Subscription:
+        """Follow the log from BEGINNING, END, a token or a datetime. Iterate over what this gives; it
+        survives failures of nodes, and ends when it is closed."""
+        return Subscription(self._channels, start, filter, credits, heartbeat, next(self._next))
+
+    def read_all(self, start=BEGINNING, filter: Filter = Filter(), limit: int = 0,
+                 stale: bool = False) -> Iterator[Event]:
+        """What is committed now, in order within each partition. Begins again at another node while
+        nothing was given; raises Unavailable when a node fails later."""
+        request = event_pb2.ReadAllRequest(
+            filter=filter.to_message(), limit=limit,
+            consistency=event_pb2.CONSISTENCY_STALE if stale else event_pb2.CONSISTENCY_LINEARIZABLE)
+        getattr(request, "from").CopyFrom(start_message(start))
+        attempts = _Attempts(self._timeout, self._timeout)
+        started = False
+        while True:
+            try:
+                for page in event_pb2_grpc.EventServiceStub(self._channel()).ReadAll(request):
                     for message in page.events:
                         started = True
                         yield Event.from_message(message)

@@ -1,0 +1,249 @@
+/*
+ * Partitions of a subscription that this node holds no replica of: the same request, for those partitions, to
+ * a node that does. A source that breaks is replaced by another, from where the subscription stands.
+ */
+#include "faults.h"
+#include "feed.h"
+
+enum { RETRY_MS = 200, SOURCE_CREDITS = 1024, SOURCE_HEARTBEAT_MS = 1000, WAITING_BYTES_MAX = 1 << 20 };
+
+/* ---- what a source says; the poller's thread ---- */
+
+static struct feed_note *note_new(struct feed_relay *relay, enum feed_letter_kind kind, struct bytes bytes)
+{
+    struct feed_note *note = memory_zero(1, sizeof *note + bytes.len);
+
+    note->letter.kind = kind;
+    note->feed = relay->feed;
+    note->relay = relay;
+    note->len = bytes.len;
+    if (bytes.len > 0)
+        memcpy(note->bytes, bytes.data, bytes.len);
+    return note;
+}
+
+static void on_message(void *user, struct rpc_stream *source, struct bytes message)
+{
+    struct feed_relay *relay = user;
+
+    (void)source;
+    feeder_send(relay->feed->node->feeder, &note_new(relay, FEED_RELAYED, message)->letter);
+}
+
+static void on_closed(void *user, struct rpc_stream *source, int code, const char *text)
+{
+    struct feed_relay *relay = user;
+    struct feed_note *note = note_new(relay, FEED_RELAY_CLOSED, BYTES_NONE);
+
+    (void)source;
+    note->code = code;
+    snprintf(note->text, sizeof note->text, "%s", text);
+    feeder_send(relay->feed->node->feeder, &note->letter);
+}
+
+static const struct rpc_stream_events events = {.message = on_message, .closed = on_closed};
+
+/* ---- the feeder's thread ---- */
+
+/* Each partition goes to the first node of its set that has some of our partitions already, so that there are
+ * few sources. */
+void feed_relays_make(struct feed *feed, const bool *held)
+{
+    const struct founding *founding = atomic_load(&feed->node->founding);
+    uint32_t *partitions = arena_take(&feed->arena, founding->partition_count * sizeof *partitions);
+    bool *taken = arena_take(&feed->arena, founding->partition_count);
+
+    memset(taken, 0, founding->partition_count);
+    for (size_t f = 0; f < founding->founder_count; f++) {
+        uint64_t node_id = founding->founders[f].node_id;
+        struct feed_relay *relay;
+        size_t count = 0;
+
+        for (uint32_t p = 0; p < founding->partition_count; p++)
+            for (size_t i = 0; i < founding->sets[p].count; i++)
+                if (!held[p] && !taken[p] && founding->sets[p].replicas[i] == node_id &&
+                    subscription_includes(feed->subscription, p)) {
+                    taken[p] = true;
+                    partitions[count++] = p;
+                }
+        if (count == 0)
+            continue;
+        relay = memory_zero(1, sizeof *relay);
+        relay->feed = feed;
+        relay->count = count;
+        relay->partitions = memory_take(count * sizeof *partitions);
+        memcpy(relay->partitions, partitions, count * sizeof *partitions);
+        relay->foreign = subscription_foreign(feed->subscription, partitions, count);
+        relay->next = feed->relays;
+        feed->relays = relay;
+    }
+}
+
+/* Who holds all of the relay's partitions, another than the last time where there is one; 0 for nobody now. */
+static uint64_t choose(const struct feed_relay *relay)
+{
+    struct node *node = relay->feed->node;
+    const struct founding *founding = atomic_load(&node->founding);
+    uint64_t again = 0;
+
+    for (size_t i = 0; i < founding->sets[relay->partitions[0]].count; i++) {
+        uint64_t candidate = founding->sets[relay->partitions[0]].replicas[i];
+        bool all = links_up(node->links, candidate);
+
+        for (size_t n = 1; all && n < relay->count; n++) {
+            const struct replica_set *set = &founding->sets[relay->partitions[n]];
+            bool has = false;
+
+            for (size_t k = 0; k < set->count; k++)
+                has = has || set->replicas[k] == candidate;
+            all = has;
+        }
+        if (all && candidate != relay->last_target)
+            return candidate;
+        again = all ? candidate : again;
+    }
+    return again;
+}
+
+static void dial(struct feed_relay *relay, uint64_t target, const char *address)
+{
+    struct feed *feed = relay->feed;
+    struct buffer token = {0};
+    struct buffer out = {0};
+    const char *method = "/cairn.v1.EventService/Subscribe";
+    struct subscribe_request request = {
+        .is_start = true,
+        .credits = SOURCE_CREDITS,
+        .from = feed->request.from,
+        .filter = feed->request.filter,
+        .heartbeat_ms = SOURCE_HEARTBEAT_MS,
+    };
+
+    request.filter.partitions = relay->partitions;
+    request.filter.partition_count = relay->count;
+    if (foreign_begun(relay->foreign)) {
+        subscription_token(feed->subscription, &token);
+        request.from = (struct log_start){.kind = START_TOKEN, .token = buffer_bytes(&token)};
+    }
+    foreign_reset(relay->foreign);
+    if (feed->read_all) {
+        struct read_all_request all = {
+            .from = request.from, .filter = request.filter, .stale = feed->read_request.stale};
+
+        method = "/cairn.v1.EventService/ReadAll";
+        wire_read_all_pack(&out, &all);
+    } else {
+        wire_subscribe_pack(&out, &request);
+    }
+    relay->last_target = target;
+    rpc_channel_free(relay->channel);
+    relay->channel = rpc_channel_new(feed->node->loop, address, GRPC_MESSAGE_BYTES_MAX);
+    relay->stream = rpc_stream_open(relay->channel, method, &events, relay, 0);
+    rpc_stream_send(relay->stream, buffer_bytes(&out));
+    if (feed->read_all)
+        rpc_stream_finish(relay->stream, 0, NULL, BYTES_NONE);
+    buffer_release(&out);
+    buffer_release(&token);
+}
+
+void feed_relays_tick(struct feed *feed, uint64_t now_ms)
+{
+    for (struct feed_relay *relay = feed->relays; relay != NULL; relay = relay->next) {
+        char address[ADDRESS_BYTES_MAX + 1];
+        uint64_t target;
+
+        if (relay->stream != NULL || relay->ended || now_ms < relay->retry_ms)
+            continue;
+        relay->retry_ms = now_ms + RETRY_MS;
+        target = choose(relay);
+        if (target == 0 && relay->count > 1) { /* nobody holds all of them and can be asked: one by one */
+            struct feed_relay *rest = memory_zero(1, sizeof *rest);
+
+            *rest = (struct feed_relay){.next = relay->next, .feed = feed, .count = relay->count / 2};
+            rest->partitions = memory_take(rest->count * sizeof *rest->partitions);
+            relay->count -= rest->count;
+            memcpy(rest->partitions, relay->partitions + relay->count, rest->count * sizeof *rest->partitions);
+            rest->foreign = subscription_foreign(feed->subscription, rest->partitions, rest->count);
+            if (foreign_begun(relay->foreign))
+                foreign_begin(rest->foreign);
+            relay->next = rest;
+            relay->retry_ms = now_ms;
+        } else if (target != 0 &&
+                   control_member_address(feed->node->control, target, address, sizeof address)) {
+            dial(relay, target, address);
+        }
+    }
+}
+
+void feed_relays_credit(struct feed *feed)
+{
+    for (struct feed_relay *relay = feed->relays; relay != NULL; relay = relay->next) {
+        struct subscribe_request more = {.credits = foreign_given(relay->foreign)};
+        struct buffer out = {0};
+
+        if (relay->stream != NULL && foreign_waiting(relay->foreign) < WAITING_BYTES_MAX)
+            rpc_stream_pause(relay->stream, false);
+        if (more.credits == 0 || relay->stream == NULL || feed->read_all)
+            continue;
+        wire_subscribe_pack(&out, &more);
+        rpc_stream_send(relay->stream, buffer_bytes(&out));
+        buffer_release(&out);
+    }
+}
+
+void feed_relay_took(struct feed_note *note)
+{
+    struct fault fault;
+
+    if (note->feed->finished || note->relay->stream == NULL)
+        return;
+    if (foreign_take(note->relay->foreign, (struct bytes){note->bytes, note->len}, &fault) != STATUS_OK)
+        rpc_stream_cancel(note->relay->stream);
+    if (foreign_waiting(note->relay->foreign) >= WAITING_BYTES_MAX)
+        rpc_stream_pause(note->relay->stream, true); /* feed_relays_credit() goes on */
+}
+
+void feed_relay_closed(struct feed_note *note, uint64_t now_ms)
+{
+    struct feed_relay *relay = note->relay;
+    struct fault fault;
+
+    rpc_stream_drop(relay->stream);
+    relay->stream = NULL;
+    relay->retry_ms = now_ms + RETRY_MS;
+    if (relay->feed->read_all && note->code == CODE_OK) {
+        relay->ended = true;
+        foreign_end(relay->foreign);
+    }
+    if (note->code == CODE_INVALID_ARGUMENT) { /* it knows better: the token is none */
+        (void)fault_set(&fault, STATUS_INVALID, "TOKEN_INVALID", "%s", note->text);
+        feed_finish(relay->feed, &fault);
+    }
+}
+
+void feed_relays_cancel(struct feed *feed)
+{
+    for (struct feed_relay *relay = feed->relays; relay != NULL; relay = relay->next)
+        if (relay->stream != NULL)
+            rpc_stream_cancel(relay->stream);
+}
+
+bool feed_relays_open(const struct feed *feed)
+{
+    for (const struct feed_relay *relay = feed->relays; relay != NULL; relay = relay->next)
+        if (relay->stream != NULL)
+            return true;
+    return false;
+}
+
+void feed_relays_free(struct feed *feed)
+{
+    while (feed->relays != NULL) {
+        struct feed_relay *next = feed->relays->next;
+
+        rpc_channel_free(feed->relays->channel);
+        free(feed->relays->partitions);
+        free(feed->relays);
+        feed->relays = next;
+    }
+}
