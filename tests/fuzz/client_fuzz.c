@@ -1,4 +1,5 @@
 /* Everything that clients and workers send, as it enters a node. */
+#include "event/event.h"
 #include "fuzz.h"
 
 /* A request that decodes is checked, and its command found inside, as on the way to a peer. */
@@ -17,6 +18,49 @@ static void use(struct command *command)
     }
 }
 
+/* A token that is taken says the same when it is written again. */
+static void use_token(struct bytes token)
+{
+    static const struct token_of cluster = {BYTES_LITERAL("0123456789abcdef"), 4};
+    struct buffer again = {0};
+    uint64_t positions[4], same[4];
+    int64_t only;
+    struct fault fault;
+
+    if (token_read(token, &cluster, positions, &only, &fault) != STATUS_OK)
+        return;
+    token_write(&again, &cluster, positions);
+    assert(token_read(buffer_bytes(&again), &cluster, same, &only, &fault) == STATUS_OK);
+    assert(memcmp(positions, same, sizeof same) == 0);
+    buffer_release(&again);
+}
+
+/* A subscription over an empty store, as far as it opens. */
+static void use_subscription(const struct subscribe_request *request)
+{
+    static struct store *store;
+    static const bool held[4] = {true, true, true, true};
+    struct subscription_settings settings = {.cluster = {BYTES_LITERAL("0123456789abcdef"), 4},
+                                             .from = request->from,
+                                             .filter = request->filter,
+                                             .credits = request->credits,
+                                             .heartbeat_ms = request->heartbeat_ms};
+    struct subscription *subscription;
+    struct buffer out = {0};
+    struct fault fault;
+    uint32_t partition;
+
+    if (store == NULL && store_open_memory(&store) != STATUS_OK)
+        abort();
+    wire_subscribe_pack(&out, request);
+    if (request->is_start &&
+        subscription_new(&subscription, &settings, held, store, 1000, &fault) == STATUS_OK) {
+        assert(subscription_next(subscription, 1000, &out, &partition, &fault) == STATUS_OK);
+        subscription_free(subscription);
+    }
+    buffer_release(&out);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct arena arena = {0};
@@ -25,12 +69,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct read_request read;
     struct worker_message worker;
     struct execution_result result;
+    struct subscribe_request subscribe;
+    struct read_all_request read_all;
     struct bytes rest, text;
     struct fault fault;
     uint64_t number;
     unsigned choice;
 
-    if (!fuzz_choose(data, size, 8, &choice, &rest))
+    if (!fuzz_choose(data, size, 11, &choice, &rest))
         return 0;
     switch (choice) {
     case 0:
@@ -58,6 +104,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 6:
         (void)!wire_health_decode(rest, &arena, &text, &fault);
+        break;
+    case 7:
+        if (wire_subscribe_decode(rest, &arena, &subscribe, &fault) == STATUS_OK)
+            use_subscription(&subscribe);
+        break;
+    case 8:
+        (void)!wire_read_all_decode(rest, &arena, &read_all, &fault);
+        break;
+    case 9:
+        use_token(rest);
         break;
     default:
         (void)!wire_reflection_answer(&out, rest, BYTES_NONE, &fault);

@@ -68,6 +68,7 @@ class Subscription:
         # The next position of each partition, as far as events told.
         self._next: dict[int, int] = {}
         self.token: str | None = start if isinstance(start, str) else None
+        self.tokens_seen = 0
         self.reconnects = -1
 
     def close(self) -> None:
@@ -123,6 +124,7 @@ class Subscription:
                         self._next[message.partition] = message.position + 1
                 if response.token:
                     self.token = response.token
+                    self.tokens_seen += 1
                 if used >= self._credits // 2:
                     asks.put(event_pb2.SubscribeRequest(credits=used))
                     used = 0
