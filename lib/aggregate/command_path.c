@@ -523,6 +523,15 @@ static void put_record(struct aggregates *all, const struct command_record *reco
     store_batch_put(batch, STORE_OUTCOMES, key_bytes(&key), buffer_bytes(scratch));
 }
 
+/* Where a processor group stands that has its home here. */
+static void put_cursor(struct aggregates *all, const struct cursor_record *record, struct store_batch *batch)
+{
+    struct store_key key = key_cursor(all->settings.partition, record->cursor.group,
+                                      (uint16_t)record->cursor.partition);
+
+    store_batch_put(batch, STORE_CURSORS, key_bytes(&key), record->packed);
+}
+
 /* Answer the next command of our own entry; it stays known until it is stored. */
 static void answer_next(struct aggregates *all, struct sent_entry *entry,
                         const struct outcome *outcome)
@@ -574,6 +583,8 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
     }
     for (size_t i = 0; i < entry.snapshot_count && status == STATUS_OK; i++)
         snapshot_put(all, &entry.snapshots[i], batch);
+    for (size_t i = 0; i < entry.cursor_count && status == STATUS_OK; i++)
+        put_cursor(all, &entry.cursors[i], batch);
     if (mine != NULL && status == STATUS_OK) {
         assert(mine->commands == NULL);
         all->sent = mine->next;

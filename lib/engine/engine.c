@@ -152,6 +152,19 @@ void engine_installed(struct engine *engine, uint32_t partition, const struct ap
     slot->touched = true;
 }
 
+enum status engine_append(struct engine *engine, uint32_t partition, struct blob *payload)
+{
+    struct slot *slot = slot_of(engine, partition);
+    uint64_t index;
+
+    if (slot == NULL || slot->partition == NULL) {
+        blob_drop(payload);
+        return STATUS_NOT_OWNER;
+    }
+    aggregates_flush(slot->aggregates, engine->moment); /* its entries are in the order of its decisions */
+    return partition_submit(slot->partition, payload, &engine->turn, &index);
+}
+
 enum status engine_transfer(struct engine *engine, uint32_t partition, uint64_t to)
 {
     struct slot *slot = slot_of(engine, partition);

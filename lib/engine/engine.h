@@ -147,6 +147,9 @@ void engine_installed(struct engine *engine, uint32_t partition, const struct ap
 /* A record of the partition is damaged on this node's disk: other replicas take over, and it is got anew
  * from them. False when this is the only replica, or the node holds none. */
 bool engine_damaged(struct engine *engine, uint32_t partition, const struct fault *fault);
+/* Append a payload that aggregates_committed() understands and nobody waits for. Takes the blob. NOT_OWNER or
+ * EXHAUSTED when it can't be; it may be lost with the ownership after that too. */
+MUST_USE enum status engine_append(struct engine *engine, uint32_t partition, struct blob *payload);
 /* Hand one partition over; NOT_OWNER when this node doesn't lead it. */
 MUST_USE enum status engine_transfer(struct engine *engine, uint32_t partition, uint64_t to);
 /* The node drains: hand everything over that others hold too. Again until nothing is left. */

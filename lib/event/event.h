@@ -38,6 +38,9 @@ MUST_USE enum status token_read(struct bytes token, const struct token_of *clust
 
 /* ---- subscriptions ---- */
 
+/* All of it in the arena. */
+struct event_filter event_filter_copy(struct arena *arena, const struct event_filter *filter);
+
 struct subscription;
 
 struct subscription_settings {

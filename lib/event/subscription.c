@@ -47,15 +47,18 @@ static const struct bytes *copy_texts(struct arena *arena, const struct bytes *t
     return copy;
 }
 
-static void copy_filter(struct subscription *s, const struct event_filter *filter)
+struct event_filter event_filter_copy(struct arena *arena, const struct event_filter *filter)
 {
-    struct event_filter *own = &s->settings.filter;
+    struct event_filter copy = *filter;
+    uint32_t *partitions = arena_take(arena, filter->partition_count * sizeof *partitions);
 
-    own->aggregate_types = copy_texts(&s->arena, filter->aggregate_types, filter->aggregate_type_count);
-    own->event_types = copy_texts(&s->arena, filter->event_types, filter->event_type_count);
-    own->id_prefixes = copy_texts(&s->arena, filter->id_prefixes, filter->id_prefix_count);
-    own->partitions = NULL; /* in `included` */
-    own->partition_count = 0;
+    if (filter->partition_count > 0)
+        memcpy(partitions, filter->partitions, filter->partition_count * sizeof *partitions);
+    copy.partitions = partitions;
+    copy.aggregate_types = copy_texts(arena, filter->aggregate_types, filter->aggregate_type_count);
+    copy.event_types = copy_texts(arena, filter->event_types, filter->event_type_count);
+    copy.id_prefixes = copy_texts(arena, filter->id_prefixes, filter->id_prefix_count);
+    return copy;
 }
 
 static bool one_of(struct bytes value, const struct bytes *list, size_t count)
@@ -230,7 +233,7 @@ enum status subscription_new(struct subscription **out, const struct subscriptio
     s->store = store;
     s->partitions = settings->cluster.partitions;
     s->settings.cluster.cluster_id = arena_copy(&s->arena, settings->cluster.cluster_id);
-    copy_filter(s, &settings->filter);
+    s->settings.filter = event_filter_copy(&s->arena, &settings->filter);
     s->next = arena_take(&s->arena, s->partitions * sizeof *s->next);
     s->until = arena_take(&s->arena, s->partitions * sizeof *s->until);
     s->included = arena_take(&s->arena, s->partitions);

@@ -66,6 +66,25 @@ struct store_key key_outcome(uint16_t partition, struct bytes command_id)
     return key;
 }
 
+struct store_key key_cursor(uint16_t home, struct bytes group, uint16_t partition)
+{
+    struct store_key key = with_partition(home);
+
+    add_bytes(&key, group);
+    add_number(&key, 0, 1);
+    add_number(&key, partition, 2);
+    return key;
+}
+
+struct store_key key_cursor_end(uint16_t home, struct bytes group)
+{
+    struct store_key key = with_partition(home);
+
+    add_bytes(&key, group);
+    add_number(&key, 1, 1);
+    return key;
+}
+
 struct store_key key_log(uint16_t partition, uint64_t index)
 {
     return key_position(partition, index);

@@ -97,6 +97,9 @@ struct store_key key_event_end(uint16_t partition, struct bytes aggregate_id);
 struct store_key key_snapshot(uint16_t partition, struct bytes aggregate_id);
 struct store_key key_position(uint16_t partition, uint64_t position);
 struct store_key key_outcome(uint16_t partition, struct bytes command_id);
+/* Of a processor group, in its home partition. */
+struct store_key key_cursor(uint16_t home, struct bytes group, uint16_t partition);
+struct store_key key_cursor_end(uint16_t home, struct bytes group); /* just behind its last one */
 struct store_key key_log(uint16_t partition, uint64_t index);
 struct store_key key_meta(const char *name);
 struct store_key key_partition_meta(uint16_t partition, const char *name);

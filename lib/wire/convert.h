@@ -15,6 +15,11 @@ struct snapshot snapshot_from(const Cairn__V1__Snapshot *message);
 
 enum status founding_from(struct founding *founding, struct arena *arena,
                           const Cairn__Store__V1__Founding *message, struct fault *fault);
+enum status log_start_from(const Cairn__V1__LogStart *message, struct log_start *start, struct fault *fault);
+enum status event_filter_from(struct arena *arena, const Cairn__V1__EventFilter *message,
+                              struct event_filter *filter, struct fault *fault);
+void put_log_start(struct buffer *out, unsigned field, const struct log_start *from);
+void put_event_filter(struct buffer *out, unsigned field, const struct event_filter *filter);
 void put_token(struct buffer *out, unsigned field, const struct outcome *outcome);
 void put_applied(struct buffer *out, const struct applied *applied);
 

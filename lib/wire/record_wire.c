@@ -101,6 +101,57 @@ static enum status command_record_from(struct command_record *record, struct are
     return STATUS_OK;
 }
 
+static void put_cursor(struct buffer *out, const struct group_cursor *cursor)
+{
+    put_bytes(out, 1, cursor->group);
+    put_u64(out, 2, cursor->partition);
+    put_u64(out, 3, cursor->position);
+    put_u64(out, 4, cursor->replay_until);
+    for (size_t i = 0; i < cursor->parked_count; i++) {
+        size_t begun = put_begin(out, 5);
+
+        put_u64(out, 1, cursor->parked[i].position);
+        put_bytes(out, 2, cursor->parked[i].reason);
+        put_u64(out, 3, cursor->parked[i].attempts);
+        put_end(out, begun);
+    }
+}
+
+void wire_log_batch_add_cursor(struct buffer *out, const struct group_cursor *cursor)
+{
+    size_t begun = put_begin(out, 3);
+
+    put_cursor(out, cursor);
+    put_end(out, begun);
+}
+
+static struct group_cursor cursor_from(struct arena *arena, const Cairn__Store__V1__Cursor *message)
+{
+    struct group_cursor cursor = {.group = from_text(message->group),
+                                  .partition = message->partition,
+                                  .position = message->position,
+                                  .replay_until = message->replay_until,
+                                  .parked = arena_take(arena, message->n_parked * sizeof *cursor.parked),
+                                  .parked_count = message->n_parked};
+
+    for (size_t i = 0; i < message->n_parked; i++)
+        cursor.parked[i] = (struct parked){message->parked[i]->position, from_text(message->parked[i]->reason),
+                                           message->parked[i]->attempts};
+    return cursor;
+}
+
+enum status wire_cursor_decode(struct bytes packed, struct arena *arena, struct group_cursor *cursor,
+                               struct fault *fault)
+{
+    const Cairn__Store__V1__Cursor *message =
+        wire_unpack_trusted(&cairn__store__v1__cursor__descriptor, packed, arena, "cursor", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *cursor = cursor_from(arena, message);
+    return STATUS_OK;
+}
+
 enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
                                   struct log_batch *out, struct fault *fault)
 {
@@ -122,6 +173,16 @@ enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
 
         record->packed = from_data(batch->snapshots[i]);
         status = wire_snapshot_decode(record->packed, arena, &record->snapshot, fault);
+    }
+    out->cursors = arena_take(arena, batch->n_cursors * sizeof *out->cursors);
+    out->cursor_count = batch->n_cursors;
+    for (size_t i = 0; i < batch->n_cursors && status == STATUS_OK; i++) {
+        struct buffer again = {0};
+
+        out->cursors[i].cursor = cursor_from(arena, batch->cursors[i]);
+        put_cursor(&again, &out->cursors[i].cursor);
+        out->cursors[i].packed = arena_copy(arena, buffer_bytes(&again));
+        buffer_release(&again);
     }
     return status;
 }

@@ -23,7 +23,7 @@ static enum status texts_from(struct arena *arena, char **texts, size_t count, s
     return STATUS_OK;
 }
 
-static enum status filter_from(struct arena *arena, const Cairn__V1__EventFilter *message,
+enum status event_filter_from(struct arena *arena, const Cairn__V1__EventFilter *message,
                                struct event_filter *filter, struct fault *fault)
 {
     uint32_t *partitions;
@@ -55,7 +55,7 @@ static enum status filter_from(struct arena *arena, const Cairn__V1__EventFilter
     return status;
 }
 
-static enum status start_from(const Cairn__V1__LogStart *message, struct log_start *start,
+enum status log_start_from(const Cairn__V1__LogStart *message, struct log_start *start,
                               struct fault *fault)
 {
     *start = (struct log_start){.kind = START_BEGINNING};
@@ -110,8 +110,8 @@ enum status wire_subscribe_decode(struct bytes packed, struct arena *arena,
         request->heartbeat_ms =
             (uint64_t)start->heartbeat->seconds * 1000 + (uint64_t)start->heartbeat->nanos / 1000000;
     }
-    status = start_from(start->from, &request->from, fault);
-    return status == STATUS_OK ? filter_from(arena, start->filter, &request->filter, fault) : status;
+    status = log_start_from(start->from, &request->from, fault);
+    return status == STATUS_OK ? event_filter_from(arena, start->filter, &request->filter, fault) : status;
 }
 
 enum status wire_read_all_decode(struct bytes packed, struct arena *arena,
@@ -129,8 +129,8 @@ enum status wire_read_all_decode(struct bytes packed, struct arena *arena,
     if ((unsigned)message->consistency > CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE)
         return fault_set(fault, STATUS_INVALID, "UNKNOWN_ENUM",
                          "consistency has a value that this node doesn't know");
-    status = start_from(message->from, &request->from, fault);
-    return status == STATUS_OK ? filter_from(arena, message->filter, &request->filter, fault) : status;
+    status = log_start_from(message->from, &request->from, fault);
+    return status == STATUS_OK ? event_filter_from(arena, message->filter, &request->filter, fault) : status;
 }
 
 static void put_texts(struct buffer *out, unsigned field, const struct bytes *texts, size_t count)
@@ -139,7 +139,7 @@ static void put_texts(struct buffer *out, unsigned field, const struct bytes *te
         put_bytes_always(out, field, texts[i]);
 }
 
-static void put_start(struct buffer *out, unsigned field, const struct log_start *from)
+void put_log_start(struct buffer *out, unsigned field, const struct log_start *from)
 {
     size_t part = put_begin(out, field);
 
@@ -157,7 +157,7 @@ static void put_start(struct buffer *out, unsigned field, const struct log_start
     put_end(out, part);
 }
 
-static void put_filter(struct buffer *out, unsigned field, const struct event_filter *filter)
+void put_event_filter(struct buffer *out, unsigned field, const struct event_filter *filter)
 {
     size_t part = put_begin(out, field);
 
@@ -181,8 +181,8 @@ void wire_subscribe_pack(struct buffer *out, const struct subscribe_request *req
         return;
     }
     start = put_begin(out, 1);
-    put_start(out, 1, &request->from);
-    put_filter(out, 2, &request->filter);
+    put_log_start(out, 1, &request->from);
+    put_event_filter(out, 2, &request->filter);
     put_u64(out, 3, request->credits);
     if (request->heartbeat_ms != 0) {
         part = put_begin(out, 4);
@@ -195,8 +195,8 @@ void wire_subscribe_pack(struct buffer *out, const struct subscribe_request *req
 
 void wire_read_all_pack(struct buffer *out, const struct read_all_request *request)
 {
-    put_start(out, 1, &request->from);
-    put_filter(out, 2, &request->filter);
+    put_log_start(out, 1, &request->from);
+    put_event_filter(out, 2, &request->filter);
     put_u64(out, 3, request->limit);
     put_u64(out, 4, request->stale ? CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE : 0);
 }

@@ -183,6 +183,53 @@ MUST_USE enum status wire_subscribe_response_decode(struct bytes packed, struct 
                                                     struct subscribe_response *response,
                                                     struct fault *fault);
 
+/* ---- processor groups ---- */
+
+enum process_kind { PROCESS_JOIN = 1, PROCESS_ACKNOWLEDGE, PROCESS_FAIL };
+
+struct process_request {
+    enum process_kind kind;
+    /* Join. */
+    struct bytes group;
+    struct bytes member;
+    struct event_filter filter;
+    struct log_start from;
+    uint32_t window;
+    uint64_t ack_timeout_ms;
+    bool forwarded;
+    /* The others. */
+    uint32_t partition;
+    uint64_t position;
+    bool up_to;
+    struct bytes reason;
+};
+MUST_USE enum status wire_process_decode(struct bytes packed, struct arena *arena,
+                                         struct process_request *request, struct fault *fault);
+/* A join, for another node. */
+void wire_join_pack(struct buffer *out, const struct process_request *request);
+/* Its filter alone, to compare. */
+void wire_join_filter(struct buffer *out, const struct process_request *join);
+void wire_assignment_pack(struct buffer *out, const uint32_t *partitions, size_t count);
+/* Begin, add events as of a SubscribeResponse, end with what begin gave. */
+size_t wire_delivery_begin(struct buffer *out, uint32_t partition, uint64_t replay_until, uint32_t attempt);
+void wire_delivery_add(struct buffer *out, struct bytes packed_event);
+void wire_delivery_end(struct buffer *out, size_t begun);
+
+struct group_request {
+    struct bytes group;
+    struct log_start from; /* of a reset */
+};
+MUST_USE enum status wire_get_group_decode(struct bytes packed, struct arena *arena,
+                                           struct group_request *request, struct fault *fault);
+MUST_USE enum status wire_reset_group_decode(struct bytes packed, struct arena *arena,
+                                             struct group_request *request, struct fault *fault);
+struct parked;
+/* Parts of a GetGroupResponse. */
+void wire_group_add_member(struct buffer *out, struct bytes member, uint32_t partitions, uint64_t unacknowledged);
+void wire_group_add_partition(struct buffer *out, uint32_t partition, uint64_t position, struct bytes member,
+                              uint64_t lag);
+void wire_group_add_parked(struct buffer *out, uint32_t partition, const struct parked *parked);
+
 /* Add one packed event to a ReadAggregateResponse under construction. */
 void wire_read_response_add(struct buffer *out, struct bytes packed_event);
 
@@ -272,6 +319,24 @@ void wire_log_batch_add(struct buffer *out, const struct outcome *outcome,
 /* The same for a snapshot. */
 void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snapshot);
 
+/* Where a processor group stands in one partition. */
+struct group_cursor {
+    struct bytes group;
+    uint32_t partition;
+    uint64_t position;
+    uint64_t replay_until;
+    struct parked {
+        uint64_t position;
+        struct bytes reason;
+        uint32_t attempts;
+    } *parked;
+    size_t parked_count;
+};
+/* As a log entry of its own, with others of the same. */
+void wire_log_batch_add_cursor(struct buffer *out, const struct group_cursor *cursor);
+MUST_USE enum status wire_cursor_decode(struct bytes packed, struct arena *arena,
+                                        struct group_cursor *cursor, struct fault *fault);
+
 struct log_batch {
     struct command_record {
         struct outcome outcome;
@@ -284,6 +349,11 @@ struct log_batch {
         struct bytes packed;
     } *snapshots;
     size_t snapshot_count;
+    struct cursor_record {
+        struct group_cursor cursor;
+        struct bytes packed;
+    } *cursors;
+    size_t cursor_count;
 };
 MUST_USE enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
                                            struct log_batch *batch, struct fault *fault);

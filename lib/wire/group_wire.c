@@ -1,0 +1,189 @@
+/* Processor groups: cairn/v1/event.proto, Process and its companions. */
+#include "cairn/v1/event.pb-c.h"
+#include "convert.h"
+
+static enum status check_name(struct bytes name, const char *what, struct fault *fault)
+{
+    if (name.len == 0 || name.len > NAME_BYTES_MAX)
+        return fault_set(fault, STATUS_INVALID, "NAME_INVALID", "%s has %zu bytes; it must have 1 to %d", what,
+                         name.len, NAME_BYTES_MAX);
+    return STATUS_OK;
+}
+
+static enum status join_from(struct arena *arena, const Cairn__V1__JoinGroup *join,
+                             struct process_request *request, struct fault *fault)
+{
+    enum status status;
+
+    *request = (struct process_request){.kind = PROCESS_JOIN,
+                                        .group = from_text(join->group),
+                                        .member = from_text(join->member),
+                                        .window = join->window,
+                                        .forwarded = join->forwarded};
+    status = check_name(request->group, "group", fault);
+    if (status == STATUS_OK)
+        status = check_name(request->member, "member", fault);
+    if (status == STATUS_OK && join->window > SUBSCRIPTION_CREDITS_MAX)
+        status = fault_set(fault, STATUS_INVALID, "WINDOW_INVALID", "window is %u; at most %u are allowed",
+                           join->window, SUBSCRIPTION_CREDITS_MAX);
+    if (status == STATUS_OK && join->ack_timeout != NULL) {
+        if (join->ack_timeout->seconds < 0 || join->ack_timeout->seconds > 86400 || join->ack_timeout->nanos < 0 ||
+            (join->ack_timeout->seconds == 0 && join->ack_timeout->nanos < 100000000))
+            status = fault_set(fault, STATUS_INVALID, "ACK_TIMEOUT_INVALID",
+                               "ack_timeout must lie between 100 ms and one day");
+        request->ack_timeout_ms =
+            (uint64_t)join->ack_timeout->seconds * 1000 + (uint64_t)join->ack_timeout->nanos / 1000000;
+    }
+    if (status == STATUS_OK)
+        status = log_start_from(join->from, &request->from, fault);
+    if (status == STATUS_OK)
+        status = event_filter_from(arena, join->filter, &request->filter, fault);
+    if (status == STATUS_OK && request->filter.partition_count > 0)
+        status = fault_set(fault, STATUS_INVALID, "FILTER_INVALID",
+                           "a group divides all partitions among its members; leave filter.partitions empty");
+    return status;
+}
+
+enum status wire_process_decode(struct bytes packed, struct arena *arena, struct process_request *request,
+                                struct fault *fault)
+{
+    const Cairn__V1__ProcessRequest *message =
+        wire_unpack(&cairn__v1__process_request__descriptor, packed, arena, "request", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    switch (message->request_case) {
+    case CAIRN__V1__PROCESS_REQUEST__REQUEST_JOIN:
+        return join_from(arena, message->join, request, fault);
+    case CAIRN__V1__PROCESS_REQUEST__REQUEST_ACKNOWLEDGE:
+        *request = (struct process_request){.kind = PROCESS_ACKNOWLEDGE,
+                                            .partition = message->acknowledge->partition,
+                                            .position = message->acknowledge->position,
+                                            .up_to = message->acknowledge->up_to};
+        return STATUS_OK;
+    case CAIRN__V1__PROCESS_REQUEST__REQUEST_FAIL:
+        *request = (struct process_request){.kind = PROCESS_FAIL,
+                                            .partition = message->fail->partition,
+                                            .position = message->fail->position,
+                                            .reason = from_text(message->fail->reason)};
+        return STATUS_OK;
+    default:
+        return fault_set(fault, STATUS_INVALID, "REQUEST_EMPTY",
+                         "the request has neither join nor acknowledge nor fail");
+    }
+}
+
+void wire_join_pack(struct buffer *out, const struct process_request *request)
+{
+    size_t join = put_begin(out, 1);
+
+    put_bytes(out, 1, request->group);
+    put_bytes(out, 2, request->member);
+    put_event_filter(out, 3, &request->filter);
+    put_log_start(out, 4, &request->from);
+    put_u64(out, 5, request->window);
+    if (request->ack_timeout_ms != 0) {
+        size_t part = put_begin(out, 6);
+
+        put_u64(out, 1, request->ack_timeout_ms / 1000);
+        put_u64(out, 2, request->ack_timeout_ms % 1000 * 1000000);
+        put_end(out, part);
+    }
+    put_u64(out, 7, request->forwarded);
+    put_end(out, join);
+}
+
+void wire_join_filter(struct buffer *out, const struct process_request *join)
+{
+    put_event_filter(out, 3, &join->filter);
+}
+
+void wire_assignment_pack(struct buffer *out, const uint32_t *partitions, size_t count)
+{
+    size_t assignment = put_begin(out, 1);
+
+    for (size_t i = 0; i < count; i++) {
+        put_varint(out, 1 << 3);
+        put_varint(out, partitions[i]);
+    }
+    put_end(out, assignment);
+}
+
+size_t wire_delivery_begin(struct buffer *out, uint32_t partition, uint64_t replay_until, uint32_t attempt)
+{
+    size_t begun = put_begin(out, 2);
+
+    put_u64(out, 1, partition);
+    put_u64(out, 3, replay_until);
+    put_u64(out, 4, attempt);
+    return begun;
+}
+
+void wire_delivery_add(struct buffer *out, struct bytes packed_event)
+{
+    put_bytes_always(out, 2, packed_event);
+}
+
+void wire_delivery_end(struct buffer *out, size_t begun)
+{
+    put_end(out, begun);
+}
+
+enum status wire_get_group_decode(struct bytes packed, struct arena *arena, struct group_request *request,
+                                  struct fault *fault)
+{
+    const Cairn__V1__GetGroupRequest *message =
+        wire_unpack(&cairn__v1__get_group_request__descriptor, packed, arena, "request", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *request = (struct group_request){.group = from_text(message->group)};
+    return check_name(request->group, "group", fault);
+}
+
+enum status wire_reset_group_decode(struct bytes packed, struct arena *arena, struct group_request *request,
+                                    struct fault *fault)
+{
+    const Cairn__V1__ResetGroupRequest *message =
+        wire_unpack(&cairn__v1__reset_group_request__descriptor, packed, arena, "request", fault);
+    enum status status;
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *request = (struct group_request){.group = from_text(message->group)};
+    status = check_name(request->group, "group", fault);
+    return status == STATUS_OK ? log_start_from(message->from, &request->from, fault) : status;
+}
+
+void wire_group_add_member(struct buffer *out, struct bytes member, uint32_t partitions, uint64_t unacknowledged)
+{
+    size_t begun = put_begin(out, 1);
+
+    put_bytes(out, 1, member);
+    put_u64(out, 2, partitions);
+    put_u64(out, 3, unacknowledged);
+    put_end(out, begun);
+}
+
+void wire_group_add_partition(struct buffer *out, uint32_t partition, uint64_t position, struct bytes member,
+                              uint64_t lag)
+{
+    size_t begun = put_begin(out, 2);
+
+    put_u64(out, 1, partition);
+    put_u64(out, 2, position);
+    put_bytes(out, 3, member);
+    put_u64(out, 4, lag);
+    put_end(out, begun);
+}
+
+void wire_group_add_parked(struct buffer *out, uint32_t partition, const struct parked *parked)
+{
+    size_t begun = put_begin(out, 3);
+
+    put_u64(out, 1, partition);
+    put_u64(out, 2, parked->position);
+    put_bytes(out, 3, parked->reason);
+    put_u64(out, 4, parked->attempts);
+    put_end(out, begun);
+}
