@@ -378,8 +378,7 @@ static void run(struct aggregates *all, struct aggregate *a, struct moment momen
             decide_here(all, a, command, moment);
             continue;
         }
-        if (status == STATUS_CONFLICT && asked->command.expected_sequence > a->sequence &&
-            !PLANTED(CONFLICT_NOT_RECORDED)) {
+        if (status == STATUS_CONFLICT && asked->command.expected_sequence > a->sequence) {
             decide_conflict(all, a, command, &fault, moment);
             continue;
         }

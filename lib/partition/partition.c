@@ -63,7 +63,8 @@ struct partition {
     uint64_t leader_term;
     bool owner;
     uint64_t leading_term;   /* the term in which this replica leads, 0 when it doesn't */
-    uint64_t barrier_index;  /* ours of this term */
+    uint64_t barrier_index;  /* ours of this term, 0 while there is none */
+    bool raising_barrier;
     uint64_t ticked_ms;
     uint64_t read_barrier_index;
     uint64_t read_barrier_ticket;
@@ -435,16 +436,25 @@ static enum status submit(struct partition *p, enum raft_entry_type type, struct
     return STATUS_OK;
 }
 
-/* Our barrier of this term: owner once it is applied and stored. */
-static void begin_leading(struct partition *p, const struct turn *turn)
+/* Our barrier of this term: owner once it is applied and stored. Not while leadership is being handed over;
+ * when nobody takes it, later. (Found by cairn-sim: seed 500585, scenario rot.) */
+static void raise_barrier(struct partition *p, const struct turn *turn)
 {
     uint64_t index;
 
+    if (p->raising_barrier) /* submitting leads here again */
+        return;
+    p->raising_barrier = true;
+    if (submit(p, RAFT_BARRIER, blob_new(0), turn, &index) == STATUS_OK)
+        p->barrier_index = index;
+    p->raising_barrier = false;
+}
+
+static void begin_leading(struct partition *p)
+{
     p->leading_term = raft_current_term(&p->raft);
     p->read_barrier_ticket = 0;
     p->barrier_index = 0;
-    if (submit(p, RAFT_BARRIER, blob_new(0), turn, &index) == STATUS_OK)
-        p->barrier_index = index;
 }
 
 /* Before anything else of the step: what another leader committed must not meet our own decisions.
@@ -471,7 +481,9 @@ static void follow_state(struct partition *p, const struct turn *turn)
 {
     follow_loss(p);
     if (raft_state(&p->raft) == RAFT_LEADER && p->leading_term == 0)
-        begin_leading(p, turn);
+        begin_leading(p);
+    if (p->leading_term != 0 && p->barrier_index == 0)
+        raise_barrier(p, turn);
     /* Whoever leads has all in its log, and so has a follower that got the entries after all. */
     if (p->fetching && !p->repairing && !p->stopping_fetch &&
         (p->leading_term != 0 || has_wanted(p))) {
