@@ -14,6 +14,10 @@ enum feed_letter_kind {
     FEED_AWAITED,
     FEED_RELAYED,      /* struct feed_note: a message of a source */
     FEED_RELAY_CLOSED, /* struct feed_note */
+    FEED_JOIN,   /* struct process_stream: its first message */
+    FEED_SAID,   /* struct said_note */
+    FEED_LEFT,   /* struct process_stream: closed */
+    FEED_ASKED,  /* struct group_question */
     FEED_WAKE,
     FEED_STOP,
 };
@@ -57,6 +61,10 @@ struct feed {
     bool finished;  /* its status is sent */
     bool is_closed; /* nothing of its stream comes any more */
     struct feed_relay *relays;
+    /* Of a reader, which has no stream: what it reads, and that it can't go on. It is closed by its user. */
+    void (*sink)(struct feed *reader, struct bytes message);
+    void (*broke)(struct feed *reader, const struct fault *fault);
+    void *user;
 };
 
 /* Barriers on several partitions at once. */
@@ -82,9 +90,64 @@ struct feed_note {
     uint8_t bytes[];
 };
 
+/* One member of a processor group, from its stream's opening to its end. Its stream comes to this node; when
+ * another is the coordinator, a stream of ours to that one is put through. */
+struct process_stream {
+    struct node *node;
+    struct rpc_stream *stream; /* held */
+    bool joined;               /* the first message came; the poller's */
+    /* Put through; the poller's. */
+    struct rpc_channel *channel;
+    struct rpc_stream *source;
+    bool client_closed;
+    /* Here; the feeder's. */
+    struct feed_letter join, left;
+    struct arena arena;
+    struct process_request request;
+    struct group_here *here; /* NULL: not (any more) a member */
+};
+
+struct said_note {
+    struct feed_letter letter;
+    struct process_stream *member;
+    size_t len;
+    uint8_t bytes[];
+};
+
+struct group_question {
+    struct feed_letter letter;
+    struct rpc_call *call;
+    bool reset;
+    struct arena arena;
+    struct group_request request;
+};
+
 void feeder_send(struct feeder *feeder, struct feed_letter *letter);
 struct feed *feed_new(struct node *node, struct rpc_stream *stream, bool read_all);
 void feed_finish(struct feed *feed, const struct fault *fault);
+
+/* A reader of the feeder's own; from its thread. The request is copied. */
+struct feed *feed_read(struct feeder *feeder, const struct subscribe_request *request,
+                       void (*sink)(struct feed *reader, struct bytes message),
+                       void (*broke)(struct feed *reader, const struct fault *fault), void *user);
+void feed_credit(struct feed *feed, uint32_t credits);
+void feed_close(struct feed *feed);
+struct node *feeder_node(const struct feeder *feeder);
+
+/* ---- groups.c: the processor groups that this node coordinates; the feeder's thread ---- */
+
+struct groups;
+struct groups *groups_new(struct feeder *feeder);
+void groups_free(struct groups *groups);
+void groups_join(struct groups *groups, struct process_stream *member);
+void groups_said(struct groups *groups, struct said_note *note);
+void groups_left(struct groups *groups, struct process_stream *member); /* frees it */
+void groups_asked(struct groups *groups, struct group_question *question);
+/* When to tick again; UINT64_MAX for not. */
+uint64_t groups_tick(struct groups *groups, uint64_t now_ms);
+void groups_end(struct groups *groups); /* the node stops */
+/* The home of a group and its owner, as this node knows it; 0 for nobody. */
+uint64_t group_owner(struct node *node, struct bytes group, uint32_t *home);
 
 /* ---- feed_relay.c ---- */
 

@@ -18,6 +18,7 @@ struct feeder {
     struct feed_letter wake;
     struct feed_letter stop;
     struct feed *feeds;
+    struct groups *groups;
     bool ending;
     atomic_bool end_asked;
     atomic_bool relays_gone;
@@ -64,12 +65,19 @@ struct feed *feed_new(struct node *node, struct rpc_stream *stream, bool read_al
     return feed;
 }
 
+struct node *feeder_node(const struct feeder *feeder)
+{
+    return feeder->node;
+}
+
 void feed_finish(struct feed *feed, const struct fault *fault)
 {
     if (feed->finished)
         return;
     feed->finished = true;
-    if (fault != NULL)
+    if (feed->stream == NULL)
+        feed->broke(feed, fault);
+    else if (fault != NULL)
         fault_finish_stream(feed->stream, fault);
     else
         rpc_stream_finish(feed->stream, CODE_OK, "", BYTES_NONE);
@@ -220,6 +228,40 @@ static bool await_all(struct feed *feed)
     return n > 0;
 }
 
+struct feed *feed_read(struct feeder *feeder, const struct subscribe_request *request,
+                       void (*sink)(struct feed *reader, struct bytes message),
+                       void (*broke)(struct feed *reader, const struct fault *fault), void *user)
+{
+    struct feed *feed = memory_zero(1, sizeof *feed);
+
+    feed->node = feeder->node;
+    feed->awaited.kind = FEED_AWAITED;
+    feed->sink = sink;
+    feed->broke = broke;
+    feed->user = user;
+    feed->request = *request;
+    feed->request.from.token = arena_copy(&feed->arena, request->from.token);
+    feed->request.filter = event_filter_copy(&feed->arena, &request->filter);
+    feed->next = feeder->feeds;
+    feeder->feeds = feed;
+    atomic_fetch_add(&feeder->count, 1);
+    return feed;
+}
+
+void feed_credit(struct feed *feed, uint32_t credits)
+{
+    if (feed->subscription != NULL)
+        subscription_credit(feed->subscription, credits);
+    else
+        feed->request.credits += credits;
+}
+
+void feed_close(struct feed *feed)
+{
+    feed->finished = feed->is_closed = true;
+    feed_relays_cancel(feed);
+}
+
 static void opened(struct feeder *feeder, struct feed *feed)
 {
     struct fault fault;
@@ -289,7 +331,9 @@ static bool give(struct feed *feed)
     struct fault fault;
     enum status status = subscription_next(feed->subscription, clock_monotonic_ms(), &message, &partition, &fault);
 
-    if (message.len > 0)
+    if (message.len > 0 && feed->stream == NULL)
+        feed->sink(feed, buffer_bytes(&message));
+    else if (message.len > 0)
         rpc_stream_send(feed->stream, buffer_bytes(&message));
     buffer_release(&message);
     METRIC_ADD(feed->node, events_given, subscription_given(feed->subscription) - before);
@@ -315,8 +359,11 @@ static bool serve_all(struct feeder *feeder)
     bool more = false;
 
     for (struct feed *feed = feeder->feeds; feed != NULL; feed = feed->next)
+        if (feed->stream == NULL && feed->subscription == NULL && !feed->finished && feed->awaits == NULL)
+            open_subscription(feed);
+    for (struct feed *feed = feeder->feeds; feed != NULL; feed = feed->next)
         if (can_give(feed) && subscription_wants(feed->subscription, now) &&
-            rpc_stream_pending(feed->stream) < SUBSCRIPTION_PENDING_MAX && give(feed))
+            (feed->stream == NULL || rpc_stream_pending(feed->stream) < SUBSCRIPTION_PENDING_MAX) && give(feed))
             more = true;
     return more;
 }
@@ -341,6 +388,7 @@ static void end_all(struct feeder *feeder)
     struct fault fault;
 
     feeder->ending = true;
+    groups_end(feeder->groups);
     (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING",
                     "this node stops; go on at another from the newest token");
     for (struct feed *feed = feeder->feeds; feed != NULL; feed = feed->next)
@@ -369,10 +417,7 @@ static void take(struct feeder *feeder, struct feed_letter *letter)
         awaited(CONTAINER_OF(letter, struct feed, awaited));
         return;
     case FEED_CREDIT:
-        if (note->feed->subscription != NULL)
-            subscription_credit(note->feed->subscription, note->credits);
-        else
-            note->feed->request.credits += note->credits;
+        feed_credit(note->feed, note->credits);
         break;
     case FEED_RELAYED:
         feed_relay_took(note);
@@ -380,6 +425,18 @@ static void take(struct feeder *feeder, struct feed_letter *letter)
     case FEED_RELAY_CLOSED:
         feed_relay_closed(note, clock_monotonic_ms());
         break;
+    case FEED_JOIN:
+        groups_join(feeder->groups, CONTAINER_OF(letter, struct process_stream, join));
+        return;
+    case FEED_SAID:
+        groups_said(feeder->groups, (struct said_note *)letter);
+        break;
+    case FEED_LEFT:
+        groups_left(feeder->groups, CONTAINER_OF(letter, struct process_stream, left));
+        return;
+    case FEED_ASKED:
+        groups_asked(feeder->groups, (struct group_question *)letter);
+        return;
     case FEED_WAKE:
         atomic_store(&feeder->wake_sent, false);
         if (atomic_load(&feeder->end_asked))
@@ -442,7 +499,7 @@ static void *run(void *context)
 
     while (!feeder->stopped) {
         struct mail *mail = mailbox_receive(&feeder->box, wait_ms);
-        uint64_t next, now;
+        uint64_t next, now, group_tick_ms;
         bool more;
 
         while (mail != NULL) {
@@ -453,8 +510,10 @@ static void *run(void *context)
         }
         take_growth(feeder);
         more = serve_all(feeder);
-        next = look_after(feeder);
         now = clock_monotonic_ms();
+        group_tick_ms = groups_tick(feeder->groups, now);
+        next = look_after(feeder);
+        next = group_tick_ms < next ? group_tick_ms : next;
         wait_ms = more || next <= now ? 0 : next == UINT64_MAX ? -1 : (int)(next - now);
     }
     return NULL;
@@ -467,6 +526,7 @@ struct feeder *feeder_new(struct node *node)
     struct feeder *feeder = memory_zero(1, sizeof *feeder);
 
     feeder->node = node;
+    feeder->groups = groups_new(feeder);
     feeder->wake.kind = FEED_WAKE;
     feeder->stop.kind = FEED_STOP;
     if (mailbox_init(&feeder->box) != STATUS_OK || pthread_create(&feeder->thread, NULL, run, feeder) != 0)
@@ -488,6 +548,7 @@ void feeder_free(struct feeder *feeder)
         return;
     feeder_send(feeder, &feeder->stop);
     pthread_join(feeder->thread, NULL);
+    groups_free(feeder->groups);
     while (feeder->feeds != NULL) {
         struct feed *next = feeder->feeds->next;
 

@@ -75,6 +75,14 @@ static void print_metrics(struct node *node, struct buffer *out)
             atomic_load(&m->repairs));
     counter(out, "cairn_events_given_total", "Events given to subscriptions and ReadAll",
             atomic_load(&m->events_given));
+    counter(out, "cairn_groups_delivered_total", "Events given to members of processor groups",
+            atomic_load(&m->group_events));
+    counter(out, "cairn_groups_redelivered_total", "Events given again after a failure",
+            atomic_load(&m->group_redelivered));
+    counter(out, "cairn_groups_parked_total", "Events that were parked", atomic_load(&m->group_parked));
+    gauge(out, "cairn_groups_coordinated", "Processor groups with members that this node coordinates",
+          atomic_load(&m->group_count));
+    gauge(out, "cairn_groups_members", "Members of those", atomic_load(&m->group_member_count));
     gauge(out, "cairn_subscriptions", "Open subscriptions and ReadAll calls", feeder_count(node->feeder));
     gauge(out, "cairn_partitions_owned", "Partitions owned by this node", VIEW(owned));
     gauge(out, "cairn_partitions_held", "Replicas on this node", VIEW(replicas));

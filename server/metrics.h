@@ -31,6 +31,7 @@ struct metrics {
     atomic_ullong ranges_installed;
     atomic_ullong repairs;
     atomic_ullong events_given; /* to subscriptions and ReadAll */
+    atomic_ullong group_events, group_redelivered, group_parked, group_count, group_member_count;
     atomic_ullong placement_version; /* of the system partition's newest record here; a gauge */
     struct histogram command_latency;
     struct histogram sync_latency;

@@ -77,6 +77,7 @@ enum letter_kind {
     LETTER_READ,            /* struct reading: start */
     LETTER_READ_ON,         /* struct reading: its stream has room again */
     LETTER_AWAIT,           /* struct awaiting: of anybody who isn't the shard */
+    LETTER_APPEND,          /* struct append_letter */
     LETTER_FRAME,           /* struct frame_letter */
     LETTER_WRITTEN,         /* struct written_letter */
     LETTER_EXECUTED,        /* struct executed_letter */
@@ -194,6 +195,13 @@ struct damaged_letter {
     struct letter letter;
     uint32_t partition;
     struct fault fault;
+};
+
+/* A payload for a partition's log that nobody waits for; lost when this node doesn't own it. */
+struct append_letter {
+    struct letter letter;
+    uint32_t partition;
+    struct blob *payload;
 };
 
 /* Part of a frame, ready to be added. */
@@ -356,6 +364,9 @@ extern const struct rpc_stream_events handle_commands_events;
 extern const struct rpc_stream_events read_aggregate_events;
 extern const struct rpc_stream_events subscribe_events;
 extern const struct rpc_stream_events read_all_events;
+extern const struct rpc_stream_events process_events;
+void get_group_call(void *context, struct rpc_call *call, struct bytes request);
+void reset_group_call(void *context, struct rpc_call *call, struct bytes request);
 extern const struct rpc_stream_events watch_topology_events;
 extern const struct rpc_stream_events health_watch_events;
 extern const struct rpc_stream_events reflection_events;

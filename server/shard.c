@@ -223,6 +223,9 @@ static void letter_drop(struct shard *shard, struct letter *letter)
         awaiting->ready(awaiting, &fault);
         return;
     }
+    case LETTER_APPEND:
+        blob_drop(((struct append_letter *)letter)->payload);
+        break;
     case LETTER_FRAME:
         shared_frame_drop(((struct frame_letter *)letter)->shared);
         break;
@@ -295,6 +298,13 @@ static void take_letter(struct shard *shard, struct letter *letter)
     case LETTER_AWAIT:
         engine_await(engine, &CONTAINER_OF(letter, struct awaiting, letter)->read);
         return;
+    case LETTER_APPEND: {
+        struct append_letter *append = (struct append_letter *)letter;
+
+        (void)!engine_append(engine, append->partition, append->payload);
+        append->payload = NULL;
+        break;
+    }
     case LETTER_FRAME: {
         struct shared_frame *shared = ((struct frame_letter *)letter)->shared;
 

@@ -38,6 +38,8 @@ MUST_USE enum status token_read(struct bytes token, const struct token_of *clust
 
 /* ---- subscriptions ---- */
 
+/* One behind the last position that is stored here. */
+MUST_USE enum status log_end(struct store *store, uint32_t partition, uint64_t *end, struct fault *fault);
 /* All of it in the arena. */
 struct event_filter event_filter_copy(struct arena *arena, const struct event_filter *filter);
 

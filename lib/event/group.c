@@ -100,7 +100,7 @@ static void moved(struct group *g, struct share *share)
     g->any_dirty = true;
 }
 
-static void keep(struct group *g, uint64_t now_ms)
+void group_keep(struct group *g, uint64_t now_ms)
 {
     struct buffer payload = {0};
 
@@ -667,7 +667,7 @@ void group_tick(struct group *g, uint64_t now_ms)
         if (m->changed || now_ms - m->told_ms >= HEARTBEAT_MS)
             tell(g, m, now_ms);
     if (now_ms - g->kept_ms >= KEEP_MS)
-        keep(g, now_ms);
+        group_keep(g, now_ms);
 }
 
 void group_reset(struct group *g, const struct log_start *from, uint64_t now_ms)
@@ -691,7 +691,7 @@ void group_reset(struct group *g, const struct log_start *from, uint64_t now_ms)
             free((void *)share->parked[--share->parked_count].reason.data);
         moved(g, share);
     }
-    keep(g, now_ms);
+    group_keep(g, now_ms);
 }
 
 /* ---- birth and death ---- */
@@ -770,7 +770,7 @@ struct group_counts group_counts(const struct group *g)
     return g->counts;
 }
 
-void group_describe(const struct group *g, struct buffer *out)
+void group_describe(const struct group *g, struct store *store, struct buffer *out)
 {
     for (const struct member *m = g->members; m != NULL; m = m->next) {
         uint64_t unacknowledged = 0;
@@ -781,9 +781,15 @@ void group_describe(const struct group *g, struct buffer *out)
     }
     for (uint32_t p = 0; p < g->partitions; p++) {
         const struct share *share = &g->shares[p];
+        uint64_t position = share->position == POSITION_UNKNOWN ? 0 : share->position;
+        uint64_t end = 0;
+        struct fault fault;
 
-        wire_group_add_partition(out, p, share->position == POSITION_UNKNOWN ? 0 : share->position,
-                                 share->member == NULL ? BYTES_NONE : bytes_of(share->member->name), 0);
+        if (log_end(store, p, &end, &fault) != STATUS_OK)
+            end = 0;
+        wire_group_add_partition(out, p, position,
+                                 share->member == NULL ? BYTES_NONE : bytes_of(share->member->name),
+                                 end > position ? end - position : 0);
         for (size_t i = 0; i < share->parked_count; i++)
             wire_group_add_parked(out, p, &share->parked[i]);
     }

@@ -65,6 +65,7 @@ MUST_USE enum status group_events(struct group *group, uint32_t partition, struc
 /* The reader broke; it is asked for again after a moment. */
 void group_reader_broke(struct group *group, uint32_t partition, uint64_t now_ms);
 void group_tick(struct group *group, uint64_t now_ms); /* a few times a second */
+void group_keep(struct group *group, uint64_t now_ms); /* what is acknowledged, now */
 /* To another start; all members are dismissed. */
 void group_reset(struct group *group, const struct log_start *from, uint64_t now_ms);
 void group_dismiss_all(struct group *group, const struct fault *fault);
@@ -74,8 +75,8 @@ void group_dismiss_all(struct group *group, const struct fault *fault);
 struct bytes group_name(const struct group *group);
 size_t group_members(const struct group *group);
 const struct event_filter *group_filter(const struct group *group);
-/* A GetGroupResponse. */
-void group_describe(const struct group *group, struct buffer *out);
+/* A GetGroupResponse; the lag by what the store has. */
+void group_describe(const struct group *group, struct store *store, struct buffer *out);
 uint64_t group_position(const struct group *group, uint32_t partition); /* UINT64_MAX: not known yet */
 
 struct group_counts {

@@ -90,8 +90,7 @@ static bool fits(const struct event_filter *filter, const struct event_head *hea
 
 /* ---- the start ---- */
 
-/* One behind the last stored position. */
-static enum status end_of(struct store *store, uint32_t partition, uint64_t *end, struct fault *fault)
+enum status log_end(struct store *store, uint32_t partition, uint64_t *end, struct fault *fault)
 {
     struct store_key from = key_partition_begin((uint16_t)partition);
     struct store_key to = key_partition_end((uint16_t)partition);
@@ -210,7 +209,7 @@ static enum status find_start(struct subscription *s, const struct log_start *fr
 
         if (!s->included[p] || !s->held[p])
             continue;
-        status = end_of(s->store, p, &end, fault);
+        status = log_end(s->store, p, &end, fault);
         s->until[p] = end;
         if (status == STATUS_OK && from->kind == START_END)
             s->next[p] = end;
@@ -597,7 +596,7 @@ int64_t subscription_ahead(const struct subscription *s, uint32_t after)
 
     for (uint32_t p = after; p < s->partitions; p++)
         if (s->included[p] && s->held[p] && s->next[p] > s->until[p] &&
-            end_of(s->store, p, &end, &fault) == STATUS_OK && s->next[p] > end)
+            log_end(s->store, p, &end, &fault) == STATUS_OK && s->next[p] > end)
             return p;
     return -1;
 }

@@ -137,7 +137,7 @@ enum status wire_get_group_decode(struct bytes packed, struct arena *arena, stru
 
     if (message == NULL)
         return STATUS_INVALID;
-    *request = (struct group_request){.group = from_text(message->group)};
+    *request = (struct group_request){.group = from_text(message->group), .forwarded = message->forwarded != 0};
     return check_name(request->group, "group", fault);
 }
 
@@ -150,9 +150,15 @@ enum status wire_reset_group_decode(struct bytes packed, struct arena *arena, st
 
     if (message == NULL)
         return STATUS_INVALID;
-    *request = (struct group_request){.group = from_text(message->group)};
+    *request = (struct group_request){.group = from_text(message->group), .forwarded = message->forwarded != 0};
     status = check_name(request->group, "group", fault);
     return status == STATUS_OK ? log_start_from(message->from, &request->from, fault) : status;
+}
+
+void wire_group_request_forward(struct buffer *out, struct bytes packed, bool is_reset)
+{
+    buffer_add(out, packed.data, packed.len);
+    put_u64(out, is_reset ? 3 : 2, true); /* of a field that comes twice the last one counts */
 }
 
 void wire_group_add_member(struct buffer *out, struct bytes member, uint32_t partitions, uint64_t unacknowledged)

@@ -218,12 +218,15 @@ void wire_delivery_end(struct buffer *out, size_t begun);
 struct group_request {
     struct bytes group;
     struct log_start from; /* of a reset */
+    bool forwarded;
 };
 MUST_USE enum status wire_get_group_decode(struct bytes packed, struct arena *arena,
                                            struct group_request *request, struct fault *fault);
 MUST_USE enum status wire_reset_group_decode(struct bytes packed, struct arena *arena,
                                              struct group_request *request, struct fault *fault);
 struct parked;
+/* The same request, for another node. */
+void wire_group_request_forward(struct buffer *out, struct bytes packed, bool is_reset);
 /* Parts of a GetGroupResponse. */
 void wire_group_add_member(struct buffer *out, struct bytes member, uint32_t partitions, uint64_t unacknowledged);
 void wire_group_add_partition(struct buffer *out, uint32_t partition, uint64_t position, struct bytes member,

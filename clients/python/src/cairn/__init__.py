@@ -10,11 +10,12 @@
 from .client import AsyncClient, Client
 from .errors import CairnError, Conflict, Exhausted, InvalidCommand, NotFound, Rejected, Unavailable
 from .model import Command, Decider, Event, NewEvent, Outcome, Reject, Reply
+from .processor import Delivered, Processor
 from .subscription import BEGINNING, END, Filter, Subscription
 from .worker import Worker
 
 __all__ = [
-    "AsyncClient", "BEGINNING", "CairnError", "Client", "Command", "Conflict", "Decider", "END", "Event",
-    "Exhausted", "Filter", "InvalidCommand", "NewEvent", "NotFound", "Outcome", "Reject", "Rejected",
+    "AsyncClient", "BEGINNING", "CairnError", "Client", "Command", "Conflict", "Decider", "Delivered", "END",
+    "Event", "Exhausted", "Filter", "InvalidCommand", "NewEvent", "NotFound", "Outcome", "Processor", "Reject", "Rejected",
     "Reply", "Subscription", "Unavailable", "Worker",
 ]

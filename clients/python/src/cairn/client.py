@@ -166,6 +166,17 @@ class Client:
                     raise errors.from_rpc(error) from None
                 time.sleep(pause)
 
+    def group(self, name: str, timeout: float | None = None) -> event_pb2.GetGroupResponse:
+        """Where a processor group stands: members, partitions, parked events."""
+        return self._call(lambda channel: event_pb2_grpc.EventServiceStub(channel).GetGroup,
+                          event_pb2.GetGroupRequest(group=name), timeout)
+
+    def reset_group(self, name: str, start=BEGINNING, timeout: float | None = None) -> None:
+        """Let a processor group begin elsewhere, for instance from the beginning: a replay."""
+        request = event_pb2.ResetGroupRequest(group=name)
+        getattr(request, "from").CopyFrom(start_message(start))
+        self._call(lambda channel: event_pb2_grpc.EventServiceStub(channel).ResetGroup, request, timeout)
+
     def topology(self, timeout: float | None = None) -> cluster_pb2.Topology:
         return self._call(lambda channel: cluster_pb2_grpc.ClusterServiceStub(channel).GetTopology,
                           cluster_pb2.GetTopologyRequest(), timeout).topology

@@ -112,7 +112,7 @@ class Subscription:
         asks.put(event_pb2.SubscribeRequest(start=start))
         channel = self._channels[(self._first + self.reconnects) % len(self._channels)]
         self._call = event_pb2_grpc.EventServiceStub(channel).Subscribe(self._requests(asks))
-        watchdog = _Watchdog(self._call, self._heartbeat * 3)
+        watchdog = Watchdog(self._call, self._heartbeat * 3)
         used = 0
         try:
             for response in self._call:
@@ -135,7 +135,7 @@ class Subscription:
             self._call.cancel()
 
 
-class _Watchdog:
+class Watchdog:
     """A node that hangs sends no heartbeat: the stream is cut, and another node asked."""
 
     def __init__(self, call, timeout: float):

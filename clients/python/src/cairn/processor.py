@@ -1,0 +1,137 @@
+"""A member of a processor group: events of its partitions, in order, acknowledged when they are done."""
+
+from __future__ import annotations
+
+import dataclasses
+import queue
+import random
+import threading
+import uuid
+from typing import Callable, Sequence
+
+import grpc
+
+from . import errors
+from .client import OPTIONS
+from .model import Event
+from .subscription import BEGINNING, Filter, Watchdog, start_message
+from .v1 import event_pb2, event_pb2_grpc
+
+
+@dataclasses.dataclass(frozen=True)
+class Delivered(Event):
+    # It was acknowledged before the group was reset.
+    replayed: bool = False
+    # How often it came before and failed.
+    attempt: int = 0
+
+
+class Processor:
+    """`handler(event)` is called for one event after the other; when it returns, the event is done. When it
+    raises, the event comes again after a pause, and is parked after some attempts.
+
+    An event may come again after a failure of this process, of a node, or when members come and go: at
+    least once, never out of its partition's order.
+    """
+
+    def __init__(self, endpoints: Sequence[str], group: str, handler: Callable[[Delivered], None],
+                 start=BEGINNING, filter: Filter = Filter(), member: str = "", window: int = 0,
+                 ack_timeout: float = 30.0):
+        self._endpoints = list(endpoints)
+        self._group = group
+        self._handler = handler
+        self._start = start
+        self._filter = filter
+        self._member = member or uuid.uuid4().hex
+        self._window = window
+        self._ack_timeout = ack_timeout
+        self._stop = threading.Event()
+        self._call = None
+        self.partitions: frozenset[int] = frozenset()
+        self.joins = 0
+
+    def stop(self) -> None:
+        """From any thread: run() returns after the event at hand."""
+        self._stop.set()
+        if self._call is not None:
+            self._call.cancel()
+
+    def run(self) -> None:
+        """Until stop(). Joins again at the next endpoint whenever its stream breaks."""
+        pause = 0.05
+        first = random.randrange(len(self._endpoints))
+        while not self._stop.is_set():
+            endpoint = self._endpoints[(first + self.joins) % len(self._endpoints)]
+            self.joins += 1
+            try:
+                with grpc.insecure_channel(endpoint, OPTIONS) as channel:
+                    if self._one_stream(channel):
+                        pause = 0.05
+                error = errors.Unavailable(grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", "the stream ended")
+            except grpc.RpcError as broken:
+                error = errors.from_rpc(broken)
+            self.partitions = frozenset()
+            if self._stop.is_set():
+                return
+            if not errors.is_retryable(error) and error.reason != "ACK_TIMEOUT":
+                raise error
+            self._stop.wait(max(error.retry_after, pause * random.uniform(0.5, 1.5)))
+            pause = min(pause * 2, 1.0)
+
+    def _join(self) -> event_pb2.ProcessRequest:
+        join = event_pb2.JoinGroup(group=self._group, member=self._member, window=self._window,
+                                   filter=self._filter.to_message())
+        join.ack_timeout.FromNanoseconds(int(self._ack_timeout * 1e9))
+        getattr(join, "from").CopyFrom(start_message(self._start))
+        return event_pb2.ProcessRequest(join=join)
+
+    def _one_stream(self, channel) -> bool:
+        says: queue.SimpleQueue = queue.SimpleQueue()
+        says.put(self._join())
+        call = event_pb2_grpc.EventServiceStub(channel).Process(iter(says.get, None))
+        self._call = call
+        if self._stop.is_set():
+            call.cancel()
+        failing: dict[int, int] = {}
+        watchdog = Watchdog(call, 10.0)
+        any_delivery = False
+        try:
+            for response in call:
+                watchdog.alive()
+                if response.WhichOneof("response") == "assignment":
+                    self.partitions = frozenset(response.assignment.partitions)
+                    continue
+                any_delivery = True
+                watchdog.stop()  # the handler takes as long as it takes
+                self._deliver(response.delivery, says, failing)
+                watchdog = Watchdog(call, 10.0)
+                if self._stop.is_set():
+                    break
+        finally:
+            watchdog.stop()
+            says.put(None)
+            call.cancel()
+        return any_delivery
+
+    def _deliver(self, delivery, says, failing) -> None:
+        attempt = delivery.attempt
+        for message in delivery.events:
+            if self._stop.is_set():
+                return
+            if message.partition in failing:
+                if message.position > failing[message.partition]:
+                    continue  # it comes again behind the one that failed
+                del failing[message.partition]
+            event = Event.from_message(message)
+            event = Delivered(**{f.name: getattr(event, f.name) for f in dataclasses.fields(event)},
+                              replayed=event.position < delivery.replay_until, attempt=attempt)
+            attempt = 0
+            try:
+                self._handler(event)
+            except Exception as error:
+                failing[event.partition] = event.position
+                says.put(event_pb2.ProcessRequest(fail=event_pb2.Failure(
+                    partition=event.partition, position=event.position, reason=f"{type(error).__name__}: {error}")))
+                return
+            says.put(event_pb2.ProcessRequest(acknowledge=event_pb2.Acknowledgement(
+                partition=event.partition, position=event.position, up_to=True)))

@@ -1,0 +1,256 @@
+"""Processor groups: every event to one member, in order, again after failures, whatever happens to nodes and members."""
+
+import collections
+import signal
+import threading
+import time
+
+import cairn
+import grpc
+import pytest
+from cairn.v1 import event_pb2, event_pb2_grpc
+from cluster import SLOW, Cluster, wait_until
+
+
+def put(client, number):
+    client.dispatch(cairn.Command("echo", f"p-{number % 60}", "Put", {"n": number}, id=f"put {number}"))
+
+
+class Journal:
+    """What all members of a group have done, in the order in which they did it."""
+
+    def __init__(self):
+        self.done = []
+        self.lock = threading.Lock()
+
+    def add(self, member, event):
+        with self.lock:
+            self.done.append((member, event))
+
+    def ids(self):
+        with self.lock:
+            return {event.command_id for _, event in self.done}
+
+    def check(self, total):
+        """None left out; what comes again begins where it was interrupted, and goes on in order."""
+        following = collections.defaultdict(int)
+        for _, event in self.done:
+            assert event.position <= following[event.partition], f"a gap in partition {event.partition}"
+            following[event.partition] = event.position + 1
+        assert len(self.ids()) == total
+
+
+class Member:
+    def __init__(self, cluster, group, journal, name="", handler=None, **settings):
+        self.name = name
+        self.processor = cairn.Processor(
+            cluster.endpoints, group, handler or (lambda event: journal.add(self, event)), member=name, **settings)
+        self.error = None
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        try:
+            self.processor.run()
+        except cairn.CairnError as error:
+            self.error = error
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *exc):
+        self.processor.stop()
+        self.thread.join()
+
+
+def wait_for(journal, total):
+    wait_until(lambda: len(journal.ids()) >= total, 60 * SLOW, f"{total} events")
+
+
+@pytest.fixture(scope="module")
+def three():
+    with Cluster(3) as cluster:
+        yield cluster
+
+
+@pytest.fixture(scope="module")
+def client(three):
+    """After 200 events."""
+    with cairn.Client(three.endpoints, timeout=60 * SLOW, try_timeout=1 * SLOW) as client:
+        for number in range(200):
+            put(client, number)
+        yield client
+
+
+def total(client):
+    return len(list(client.read_all()))
+
+
+def test_members_share_the_partitions_and_see_everything_once(three, client):
+    journal = Journal()
+    with Member(three, "share", journal, "a") as a, Member(three, "share", journal, "b") as b:
+        wait_until(lambda: {len(a.processor.partitions), len(b.processor.partitions)} == {32}, 20 * SLOW, "halves")
+        with Member(three, "share", journal, "c") as c:
+            wait_until(lambda: sorted(len(m.processor.partitions) for m in (a, b, c)) == [21, 21, 22],
+                       20 * SLOW, "thirds")
+            for number in range(1000, 1100):
+                put(client, number)
+            wait_for(journal, total(client))
+        wait_until(lambda: {len(a.processor.partitions), len(b.processor.partitions)} == {32}, 20 * SLOW, "halves")
+        journal.check(total(client))
+
+
+def test_a_group_goes_on_where_it_was(three, client):
+    first, second = Journal(), Journal()
+    with Member(three, "goes-on", first):
+        wait_for(first, total(client))
+    wait_until(lambda: all(p.lag == 0 for p in client.group("goes-on").partitions), 20 * SLOW, "kept cursors")
+    put(client, 1200)
+    with Member(three, "goes-on", second):
+        wait_for(second, 1)
+        assert second.ids() == {"put 1200"}
+
+
+def test_a_failing_event_comes_again_and_is_parked_at_last(three, client):
+    journal, attempts = Journal(), []
+
+    def handler(event):
+        if event.command_id == "put 7":
+            attempts.append(event.attempt)
+            raise ValueError("seven hurts")
+        journal.add(None, event)
+
+    with Member(three, "poison", journal, handler=handler):
+        wait_for(journal, total(client) - 1)
+        wait_until(lambda: client.group("poison").parked, 30 * SLOW, "a parked event")
+    parked = client.group("poison").parked
+    assert [(p.reason, p.attempts) for p in parked] == [("ValueError: seven hurts", 5)]
+    assert attempts == [0, 1, 2, 3, 4]
+    assert len(journal.ids()) == total(client) - 1
+
+
+def test_a_reset_replays_and_marks(three, client):
+    journal = Journal()
+    with Member(three, "replay", journal) as member:
+        everything = total(client)
+        wait_for(journal, everything)
+        wait_until(lambda: all(p.lag == 0 for p in client.group("replay").partitions), 20 * SLOW, "acknowledged")
+        assert not any(event.replayed for _, event in journal.done)
+        again = Journal()
+        member.processor._handler = lambda event: again.add(member, event)
+        client.reset_group("replay")
+        wait_for(again, everything)
+        assert all(event.replayed for _, event in again.done)
+        put(client, 1300)
+        wait_for(again, everything + 1)
+        assert [event.replayed for _, event in again.done if event.command_id == "put 1300"] == [False]
+
+
+def test_a_member_that_never_acknowledges_loses_its_place(three, client):
+    journal = Journal()
+    stuck = threading.Event()
+    with Member(three, "stuck", journal, "stuck", handler=lambda event: stuck.wait(60), ack_timeout=1.0 * SLOW) as slow:
+        wait_until(lambda: len(slow.processor.partitions) == 64, 20 * SLOW, "all partitions")
+        with Member(three, "stuck", journal, "quick"):
+            wait_for(journal, total(client))
+        stuck.set()
+
+
+def test_a_filter_holds_for_the_group(three, client):
+    client.append("shelf", "shelf-9", [cairn.NewEvent("Stocked", {"n": 1}), cairn.NewEvent("Sold", {"n": 1})],
+                  command_id="shelf of the group")
+    journal = Journal()
+    only = cairn.Filter(event_types=["Sold"])
+    with Member(three, "filtered", journal, "a", filter=only):
+        wait_for(journal, 1)
+        with Member(three, "filtered", journal, "b") as other:
+            wait_until(lambda: other.error, 20 * SLOW, "a refusal")
+        assert other.error.reason == "FILTER_DIFFERS"
+        wait_until(lambda: all(p.lag == 0 for p in client.group("filtered").partitions), 20 * SLOW,
+                   "a cursor that moves although nothing fits")
+    assert [event.type for _, event in journal.done] == ["Sold"]
+
+
+def say(endpoint, *requests):
+    """The error that ends the stream."""
+    with grpc.insecure_channel(endpoint) as channel:
+        done = threading.Event()
+
+        def messages():
+            yield from requests
+            done.wait(20)
+
+        try:
+            for _ in event_pb2_grpc.EventServiceStub(channel).Process(messages()):
+                pass
+        except grpc.RpcError as error:
+            return cairn.errors.from_rpc(error)
+        finally:
+            done.set()
+    return None
+
+
+def join(**fields):
+    values = {"group": "bad", "member": "m", **fields}
+    return event_pb2.ProcessRequest(join=event_pb2.JoinGroup(**values))
+
+
+ACKNOWLEDGE = event_pb2.ProcessRequest(acknowledge=event_pb2.Acknowledgement(partition=3, position=999_999))
+
+
+@pytest.mark.parametrize("requests, reason", [
+    ([ACKNOWLEDGE], "NOT_JOINED"),
+    ([event_pb2.ProcessRequest()], "REQUEST_EMPTY"),
+    ([join(group="")], "NAME_INVALID"),
+    ([join(member="m" * 64)], "NAME_INVALID"),
+    ([join(window=2**21)], "WINDOW_INVALID"),
+    ([join(ack_timeout={"seconds": -3})], "ACK_TIMEOUT_INVALID"),
+    ([join(filter={"partitions": [1]})], "FILTER_INVALID"),
+    ([join(), join()], "ALREADY_JOINED"),
+    ([join(), ACKNOWLEDGE], "NOT_DELIVERED"),
+    ([join(), event_pb2.ProcessRequest(acknowledge=event_pb2.Acknowledgement(partition=64))], "NOT_DELIVERED"),
+])
+def test_bad_requests_are_named(three, client, requests, reason):
+    for endpoint in three.endpoints:
+        error = say(endpoint, *requests)
+        assert error is not None and error.reason == reason, error
+        assert error.code == grpc.StatusCode.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+def test_groups_outlive_nodes_and_members(fault):
+    journal = Journal()
+    with Cluster(3) as cluster, cairn.Client(cluster.endpoints, timeout=60 * SLOW, try_timeout=0.5 * SLOW) as client:
+        with Member(cluster, "g", journal, "a"), Member(cluster, "g", journal, "b") as b:
+            number, many = 0, 15 if fault == signal.SIGSTOP else 100
+            for victim in cluster.nodes:
+                for number in range(number, number + many):
+                    put(client, number)
+                victim.signal(fault)
+                for number in range(number, number + many):
+                    put(client, number)
+                if victim is cluster.nodes[1]:
+                    b.processor.stop()
+                if fault == signal.SIGSTOP:
+                    victim.signal(signal.SIGCONT)
+                else:
+                    victim.process.wait(30)
+                    victim.start()
+                    victim.wait_ready(30)
+            wait_for(journal, total(client))
+        journal.check(total(client))
+
+
+def test_five_nodes_where_no_node_has_all():
+    journal = Journal()
+    with Cluster(5, arguments=("--partitions", "20")) as cluster:
+        with cairn.Client(cluster.endpoints, timeout=60 * SLOW, try_timeout=0.5 * SLOW) as client:
+            for number in range(150):
+                put(client, number)
+            with Member(cluster, "five", journal, "a"), Member(cluster, "five", journal, "b"):
+                wait_for(journal, 150)
+                cluster.nodes[2].kill()
+                for number in range(150, 250):
+                    put(client, number)
+                wait_for(journal, 250)
+        journal.check(250)
