@@ -316,7 +316,14 @@ enum status store_open(struct store **out, const struct store_settings *settings
     rocksdb_block_based_options_set_block_cache(rocks->table_options, rocks->cache);
     rocksdb_block_based_options_set_filter_policy(rocks->table_options,
                                                   rocksdb_filterpolicy_create_bloom(10));
+    /* Indexes and filters live in the cache, in parts: whole ones of big, well compressed tables don't fit
+     * together, and each read would load megabytes of index (seen: 1,400 events/s out of the log). */
     rocksdb_block_based_options_set_cache_index_and_filter_blocks(rocks->table_options, 1);
+    rocksdb_block_based_options_set_index_type(
+        rocks->table_options, rocksdb_block_based_table_index_type_two_level_index_search);
+    rocksdb_block_based_options_set_partition_filters(rocks->table_options, 1);
+    rocksdb_block_based_options_set_pin_top_level_index_and_filter(rocks->table_options, 1);
+    rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(rocks->table_options, 1);
     rocks->options = rocksdb_options_create();
     rocksdb_options_set_create_if_missing(rocks->options, 1);
     rocksdb_options_set_create_missing_column_families(rocks->options, 1);
