@@ -27,6 +27,7 @@
     X(SNAPSHOT_AHEAD, "a snapshot claims an event that it doesn't include")                \
     X(VOID_STATE_DECIDED_ON, "a worker's decision counts although what it was based on is void")   \
     X(REFUSED_ON_VOID_STATE, "what was refused on decisions that a full disk voids stays refused") \
+    X(CURSOR_AHEAD, "a group keeps what it has given, not what was acknowledged")               \
     X(EVENT_SKIPPED, "a subscription goes on one event too far where a page ends")                \
     X(DAMAGE_IGNORED, "a record's checksum is not compared")                                      \
     X(REQUEST_ID_REUSED, "after a restart requests to peers have the ids of the life before")

@@ -112,6 +112,8 @@ void group_keep(struct group *g, uint64_t now_ms)
         struct group_cursor cursor = {g->settings.name, p,           share->position, share->replay_until,
                                       share->parked,    share->parked_count};
 
+        if (PLANTED(CURSOR_AHEAD) && share->given > cursor.position)
+            cursor.position = share->given;
         if (share->dirty && share->position != POSITION_UNKNOWN)
             wire_log_batch_add_cursor(&payload, &cursor);
         share->dirty = false;
@@ -427,6 +429,10 @@ void group_leave(struct group *g, void *stream, uint64_t now_ms)
 
 void group_dismiss_all(struct group *g, const struct fault *fault)
 {
+    for (uint32_t p = 0; p < g->partitions; p++) { /* nobody inherits */
+        g->shares[p].heir = NULL;
+        take_from(g, p);
+    }
     while (g->members != NULL)
         dismiss(g, g->members, fault);
 }

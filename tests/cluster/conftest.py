@@ -10,6 +10,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
 from cluster import Cluster  # noqa: E402
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "slow: sanitizers leave it out, what it adds to another test is time")
+
+
 @pytest.fixture
 def three():
     with Cluster(3) as cluster:

@@ -217,7 +217,8 @@ def test_bad_requests_are_named(three, client, requests, reason):
         assert error.code == grpc.StatusCode.INVALID_ARGUMENT
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+@pytest.mark.parametrize("fault", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow),
+                                   pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_groups_outlive_nodes_and_members(fault):
     journal = Journal()
     with Cluster(3) as cluster, cairn.Client(cluster.endpoints, timeout=60 * SLOW, try_timeout=0.5 * SLOW) as client:
@@ -241,6 +242,7 @@ def test_groups_outlive_nodes_and_members(fault):
         journal.check(total(client))
 
 
+@pytest.mark.slow
 def test_five_nodes_where_no_node_has_all():
     journal = Journal()
     with Cluster(5, arguments=("--partitions", "20")) as cluster:

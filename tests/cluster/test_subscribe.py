@@ -221,7 +221,8 @@ def test_a_stuck_consumer_delays_nobody(three, client, filled):
         stuck.cancel()
 
 
-@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM])
+@pytest.mark.parametrize("fault", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.slow),
+                                   pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_consumers_outlive_nodes(fault):
     with Cluster(3) as cluster, cairn.Client(cluster.endpoints, timeout=60 * SLOW, try_timeout=0.5 * SLOW) as client:
         with Consumer(client, credits=50) as one, Consumer(client) as other, \
@@ -252,6 +253,7 @@ def test_consumers_outlive_nodes(fault):
         assert one.subscription.reconnects + other.subscription.reconnects >= 1
 
 
+@pytest.mark.slow
 def test_a_node_gives_what_others_hold():
     """Five nodes, three copies of each partition: two fifths come from other nodes."""
     with Cluster(5, arguments=("--partitions", "20")) as cluster:

@@ -402,7 +402,7 @@ static void effect_stored(void *context, uint32_t partition)
 {
     struct node *n = context;
 
-    subscribers_stored(n, partition);
+    pipes_stored(n, partition);
 }
 
 static void effect_route(void *context, uint32_t partition, uint64_t owner, uint64_t epoch)
@@ -844,6 +844,16 @@ void node_scrub(struct node *n)
                 walk(n, range_families[f], p, UINT64_MAX, &key, &fault) == STATUS_DAMAGED)
                 node_damaged(n, p, &fault);
     buffer_release(&key);
+}
+
+void node_append(struct node *n, uint16_t partition, struct bytes payload)
+{
+    struct blob *blob = blob_new(payload.len);
+
+    memcpy(blob->data, payload.data, payload.len);
+    begin_turn(n);
+    (void)!engine_append(n->engine, partition, blob);
+    engine_end(n->engine);
 }
 
 /* ---- an operator ---- */

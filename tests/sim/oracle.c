@@ -316,7 +316,7 @@ bool oracle_settled(struct world *w)
     for (uint16_t p = 0; p < PARTITIONS; p++)
         if (!replicas_agree(w, p))
             return false;
-    return subscribers_settled(w);
+    return subscribers_settled(w) && group_settled(w);
 }
 
 static void compare_stores(struct world *w, struct node *a, struct node *b, uint16_t p)
@@ -392,6 +392,7 @@ void oracle_final(struct world *w)
             broken(w, 8, "c%d has no end %llu s after the faults ended", w->clients[i].op,
                    (unsigned long long)(w->now_us / 1000000 - 10));
     subscribers_final(w);
+    group_final(w);
     for (uint16_t p = 0; p < PARTITIONS && w->broken_promise == 0; p++) {
         struct node *first = NULL;
 

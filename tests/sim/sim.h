@@ -83,6 +83,7 @@ enum event_kind {
     EVENT_RESTART,
     EVENT_CLIENT,  /* a client's next step */
     EVENT_SUBSCRIBER,
+    EVENT_GROUP,   /* a member of the group does something */
     EVENT_REQUEST, /* a client's request reaches a node */
     EVENT_ANSWER,  /* a node's answer reaches a client */
     EVENT_FAULT,
@@ -195,7 +196,7 @@ struct oracle_aggregate {
 struct figures {
     uint64_t events, packets, lost, duplicated, writes, torn, ranges, answers, reads, retries;
     uint64_t refusals, ownerships, rejected, repeats, executions, snapshots;
-    uint64_t forwards, resends, full, rotten, repairs, subscriptions, delivered;
+    uint64_t forwards, resends, full, rotten, repairs, subscriptions, delivered, processed;
     uint64_t faults[FAULT_KINDS];
 };
 
@@ -211,7 +212,7 @@ struct world {
     size_t heap_count, heap_room;
     uint64_t next_order;
 
-    struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng;
+    struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng, group_rng;
     struct node nodes[NODES_MAX];
     uint64_t ids[NODES_MAX];
     struct founder founders[NODES_MAX];
@@ -233,6 +234,8 @@ struct world {
     struct client clients[CLIENTS];
     uint64_t clients_until_ms;
     struct subscriber *subscribers[SUBSCRIBERS];
+    struct pipe *pipes;
+    struct group_world *group;
 
     struct oracle_partition partitions[PARTITIONS];
     struct oracle_aggregate aggregates[AGGREGATES];
@@ -286,6 +289,7 @@ void node_transfer(struct node *n, uint16_t partition);
 void node_drain(struct node *n);
 /* The record with that number, in some order, among those of the partition. */
 void node_rot(struct node *n, uint16_t partition, uint64_t number);
+void node_append(struct node *n, uint16_t partition, struct bytes payload);
 void node_damaged(struct node *n, uint16_t partition, const struct fault *fault);
 /* Read everything once, so that damage is noticed. */
 void node_scrub(struct node *n);
@@ -295,10 +299,23 @@ void node_release(struct node *n);
 
 void subscribers_new(struct world *w);
 void subscriber_step(struct world *w, uint64_t number);
-void subscribers_stored(struct node *n, uint32_t partition);
+/* Checks an event that a consumer was given; *head is what it is. */
+void oracle_given(struct world *w, struct bytes packed, struct event_head *head);
 bool subscribers_settled(const struct world *w);
 void subscribers_final(struct world *w);
 void subscribers_free(struct world *w);
+
+/* ---- pipe.c ---- */
+
+void pipes_stored(struct node *n, uint32_t partition);
+
+/* ---- group.c ---- */
+
+void group_begin(struct world *w);
+void group_step(struct world *w, uint64_t member);
+bool group_settled(const struct world *w);
+void group_final(struct world *w);
+void group_end(struct world *w);
 
 /* ---- client.c ---- */
 

@@ -32,6 +32,7 @@ PLANTS = {
     "VOID_STATE_DECIDED_ON": ("ownership", 2000),
     "DAMAGE_IGNORED": ("rot", 50),
     "EVENT_SKIPPED": ("all", 20),
+    "CURSOR_AHEAD": ("all", 50),
     "REFUSED_ON_VOID_STATE": ("rolling", 1500),
 }
 

@@ -134,6 +134,9 @@ static void happen(struct world *w, struct happening *event)
     case EVENT_SUBSCRIBER:
         subscriber_step(w, event->number);
         break;
+    case EVENT_GROUP:
+        group_step(w, event->number);
+        break;
     case EVENT_REQUEST:
         node_request(n, event->number >> 32, (uint32_t)event->number);
         break;
@@ -248,6 +251,7 @@ static void heal(struct world *w)
 bool world_run(struct world *w)
 {
     subscribers_new(w);
+    group_begin(w);
     for (int i = 0; i < w->node_count; i++)
         node_start(&w->nodes[i]);
     for (size_t i = 0; i < w->fault_count; i++)
@@ -276,6 +280,7 @@ bool world_run(struct world *w)
 
 void world_release(struct world *w)
 {
+    group_end(w);
     subscribers_free(w);
     for (int i = 0; i < w->node_count; i++) {
         if (w->nodes[i].alive)
