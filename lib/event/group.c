@@ -196,7 +196,7 @@ static void read_share(struct group *g, uint32_t partition)
 
         from = (struct log_start){.kind = START_TOKEN, .token = {(uint8_t *)token, (size_t)len}};
     }
-    g->effects.read(g->effects.context, partition, &from, credits_of(g, share));
+    g->effects.follow(g->effects.context, partition, &from, credits_of(g, share));
 }
 
 static void stop_share(struct group *g, uint32_t partition)

@@ -26,7 +26,7 @@ struct group_effects {
     /* The member is forgotten; its stream is to end with the fault. */
     void (*dismiss)(void *context, void *member, const struct fault *fault);
     /* Read one partition from there on, instead of what was read of it before. */
-    void (*read)(void *context, uint32_t partition, const struct log_start *from, uint32_t credits);
+    void (*follow)(void *context, uint32_t partition, const struct log_start *from, uint32_t credits);
     void (*credit)(void *context, uint32_t partition, uint32_t credits);
     void (*stop)(void *context, uint32_t partition);
     /* A payload for the home partition's log. */

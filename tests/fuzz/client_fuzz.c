@@ -61,6 +61,24 @@ static void use_subscription(const struct subscribe_request *request)
     buffer_release(&out);
 }
 
+/* What is put through to another node is the same join. */
+static void rejoin(const struct process_request *join)
+{
+    struct arena arena = {0};
+    struct buffer out = {0};
+    struct process_request again;
+    struct fault fault;
+
+    wire_join_pack(&out, join);
+    assert(wire_process_decode(buffer_bytes(&out), &arena, &again, &fault) == STATUS_OK);
+    assert(again.kind == PROCESS_JOIN && bytes_equal(again.group, join->group) &&
+           bytes_equal(again.member, join->member) && again.window == join->window &&
+           again.from.kind == join->from.kind &&
+           again.filter.event_type_count == join->filter.event_type_count);
+    buffer_release(&out);
+    arena_release(&arena);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     struct arena arena = {0};
@@ -71,12 +89,14 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct execution_result result;
     struct subscribe_request subscribe;
     struct read_all_request read_all;
+    struct process_request process;
+    struct group_request group;
     struct bytes rest, text;
     struct fault fault;
     uint64_t number;
     unsigned choice;
 
-    if (!fuzz_choose(data, size, 11, &choice, &rest))
+    if (!fuzz_choose(data, size, 14, &choice, &rest))
         return 0;
     switch (choice) {
     case 0:
@@ -114,6 +134,16 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 9:
         use_token(rest);
+        break;
+    case 11:
+        if (wire_process_decode(rest, &arena, &process, &fault) == STATUS_OK && process.kind == PROCESS_JOIN)
+            rejoin(&process);
+        break;
+    case 12:
+        (void)!wire_get_group_decode(rest, &arena, &group, &fault);
+        break;
+    case 13:
+        (void)!wire_reset_group_decode(rest, &arena, &group, &fault);
         break;
     default:
         (void)!wire_reflection_answer(&out, rest, BYTES_NONE, &fault);

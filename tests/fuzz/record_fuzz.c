@@ -14,12 +14,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct identity identity;
     struct founding founding;
     struct placement placement;
+    struct group_cursor cursor;
     struct bytes rest;
     struct fault fault;
     uint64_t term, vote;
     unsigned choice;
 
-    if (!fuzz_choose(data, size, 10, &choice, &rest))
+    if (!fuzz_choose(data, size, 11, &choice, &rest))
         return 0;
     switch (choice) {
     case 0:
@@ -49,6 +50,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 8:
         (void)!wire_founding_decode(rest, &arena, &founding, &fault);
+        break;
+    case 9:
+        (void)!wire_cursor_decode(rest, &arena, &cursor, &fault);
         break;
     default:
         (void)!wire_placement_decode(rest, &arena, &placement, &fault);
