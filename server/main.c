@@ -11,7 +11,7 @@
 
 #include "node.h"
 
-enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DATA = 3, DRAIN_STALL_MS = 2000 };
+enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DATA = 3, DRAIN_STALL_MS = 2000, CLOSE_MS = 200 };
 
 /* ---- what node.h promises ---- */
 
@@ -310,10 +310,16 @@ static void stop(struct node *node, struct http *http)
     if (node->feeder != NULL)
         while (!feeder_gone(node->feeder))
             nanosleep(&moment, NULL);
+    /* A call that came a moment ago is still answered: were the shards stopped first, it would wait for
+     * its caller's patience (seen: half a second of stall in a drain). */
+    if (node->server != NULL)
+        rpc_server_close(node->server, CLOSE_MS);
     for (size_t i = 0; i < node->shard_count; i++)
         shard_stop(node->shards[i]);
+    for (size_t i = 0; i < node->shard_count; i++)
+        shard_drop_letters(node->shards[i]);
     if (node->server != NULL)
-        rpc_server_stop(node->server, 500);
+        rpc_server_stop(node->server, 0);
     for (size_t i = 0; i < node->shard_count; i++)
         shard_drop_letters(node->shards[i]);
     if (node->links != NULL) {

@@ -13,6 +13,7 @@ import importlib.metadata
 import io
 import json
 import pathlib
+import sqlite3
 import subprocess
 import sys
 import time
@@ -196,6 +197,101 @@ async def compare(cluster: Cluster, expected):
     return events, lost, doubled, disordered, differences
 
 
+def expected_statistics(expected):
+    """By airline: departed, minutes late, arrived, cancelled; from the expected events, which come from the data."""
+    numbers: dict[str, list[int]] = {}
+    for events in expected.values():
+        scheduled: dict[str, list[datetime.datetime]] = {}
+        for type_, text in events:
+            payload = json.loads(text)
+            flight = payload["flight"]
+            at = datetime.datetime.strptime(payload["at"], "%Y-%m-%dT%H:%M:%SZ")
+            row = numbers.setdefault(flight[:2], [0, 0, 0, 0])
+            if type_ == "FlightScheduled":
+                scheduled.setdefault(flight, []).append(at)
+            elif type_ == "FlightDeparted":
+                planned = [moment for moment in scheduled.get(flight, []) if moment <= at]
+                row[0] += 1
+                row[1] += int((at - max(planned) - SCHEDULE_AHEAD).total_seconds() // 60) if planned else 0
+            elif type_ == "FlightArrived":
+                row[2] += 1
+            elif type_ == "FlightCancelled":
+                row[3] += 1
+    return numbers
+
+
+class Statisticians:
+    """Two processes that build a read model, as members of one processor group."""
+
+    def __init__(self, cluster: Cluster, path: pathlib.Path):
+        self.path = path
+        self._command = [sys.executable, str(ROOT / "clients" / "python" / "examples" / "statistics.py"), str(path),
+                         "statistics", *cluster.endpoints]
+        self.members = [subprocess.Popen(self._command) for _ in range(2)]
+
+    def kill_one(self) -> None:
+        self.members[0].kill()
+        self.members[0].wait()
+        self.members[0] = subprocess.Popen(self._command)
+
+    def stop(self) -> None:
+        for member in self.members:
+            member.terminate()
+        for member in self.members:
+            member.wait()
+
+    def numbers(self) -> dict[str, list[int]]:
+        with sqlite3.connect(self.path, timeout=60) as db:
+            return {name: list(row) for name, *row in
+                    db.execute("select name, departed, late_minutes, arrived, cancelled from airline")}
+
+
+def wait_for_statistics(cluster: Cluster, what: str, timeout: float) -> None:
+    with cairn.Client(cluster.endpoints) as client:
+        wait_until(lambda: all(p.lag == 0 for p in client.group("statistics").partitions), timeout, what, 0.5)
+
+
+def draw(numbers, path: pathlib.Path) -> None:
+    """Average minutes late by airline, as an SVG."""
+    rows = sorted(((late / departed, name) for name, (departed, late, _, _) in numbers.items() if departed),
+                  reverse=True)
+    scale = 420 / max(1.0, max(late for late, _ in rows))
+    bars = []
+    for n, (late, name) in enumerate(rows):
+        y = 50 + n * 24
+        bars.append(f'<text x="10" y="{y + 14}">{name}</text>'
+                    f'<rect x="50" y="{y}" width="{max(1.0, late * scale):.1f}" height="18" fill="#4477aa"/>'
+                    f'<text x="{56 + max(1.0, late * scale):.1f}" y="{y + 14}">{late:.1f}</text>')
+    path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" width="560" height="{60 + 24 * len(rows)}" '
+                    'font-family="sans-serif" font-size="13"><rect width="100%" height="100%" fill="white"/>'
+                    '<text x="10" y="28" font-size="16">Minutes late at departure, by airline</text>'
+                    + "".join(bars) + "</svg>\n")
+
+
+def second_act(cluster: Cluster, statisticians: Statisticians, expected, say) -> list[str]:
+    """The read model against the data; then again from zero into a second one. Gives what is wrong."""
+    wanted = {name: row for name, row in expected_statistics(expected).items()}
+    wrong = []
+    wait_for_statistics(cluster, "the statistics", 180)
+    statisticians.stop()
+    for name, numbers in (("statistics", statisticians.numbers()), ("replayed statistics", None)):
+        if numbers is None:
+            say("replaying the log into a second read model")
+            with cairn.Client(cluster.endpoints) as client:
+                client.reset_group("statistics")
+            again = Statisticians(cluster, statisticians.path.with_name("replayed.db"))
+            try:
+                wait_for_statistics(cluster, "the replay", 180)
+            finally:
+                again.stop()
+            numbers = again.numbers()
+        wrong += [f"{name} of {airline}: {numbers.get(airline)}, expected {row}"
+                  for airline, row in sorted(wanted.items()) if numbers.get(airline) != row]
+        wrong += [f"{name} of {airline}, which has none" for airline in numbers if airline not in wanted]
+    draw(wanted, ROOT / "build" / "demo-delays.svg")
+    return wrong
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--handler", choices=("module", "worker"), default="module",
@@ -221,6 +317,8 @@ def main() -> int:
     modules = ("aircraft",) if arguments.handler == "module" else ()
     cluster = Cluster(3, modules=modules, folder=arguments.folder)
     workers: list[subprocess.Popen] = []
+    statisticians = None
+    wrong: list[str] = []
     try:
         cluster.start()
         say(f"three nodes: {', '.join(cluster.endpoints)}; data in {cluster.folder}")
@@ -230,14 +328,21 @@ def main() -> int:
             for node in cluster.nodes:
                 wait_until(lambda n=node: n.metrics()["cairn_workers_connected"] > 0, 20, "a worker")
             say("a Python worker is connected to every node")
+        statisticians = Statisticians(cluster, pathlib.Path(cluster.folder) / "statistics.db")
         say(f"playing {len(all_happenings):,} commands to {len(expected):,} aircraft")
         accepted, rejected, latencies, seconds = asyncio.run(
             play(cluster, all_happenings, arguments.in_flight, say))
+        say("kill -9 one of the two processors that build statistics meanwhile")
+        statisticians.kill_one()
         say("reading everything back")
         for node in cluster.nodes:
             node.wait_ready(30)
         events, lost, doubled, disordered, differences = asyncio.run(compare(cluster, expected))
+        say("second act: statistics by airline from a processor group")
+        wrong = second_act(cluster, statisticians, expected, say)
     finally:
+        if statisticians is not None:
+            statisticians.stop()
         for worker in workers:
             worker.terminate()
             worker.wait()
@@ -252,11 +357,14 @@ def main() -> int:
           f"p99 {latencies[len(latencies) * 99 // 100] * 1e3:.1f} ms")
     print(f"longest stall   {latencies[-1]:.2f} s (one node was killed with kill -9)")
     print(f"{lost} lost, {doubled} duplicated, {disordered} out of order")
+    print(f"{len(wrong)} differences in the statistics and their replay; picture: build/demo-delays.svg")
+    for difference in wrong[:5]:
+        print(f"  {difference}")
     for difference in differences[:10]:
         print(f"  {difference}")
     if rejected != expected_rejected:
         print(f"  {rejected} commands were rejected, {expected_rejected} should have been")
-    return 1 if lost or doubled or disordered or rejected != expected_rejected else 0
+    return 1 if lost or doubled or disordered or wrong or rejected != expected_rejected else 0
 
 
 if __name__ == "__main__":

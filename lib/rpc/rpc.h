@@ -58,7 +58,9 @@ struct rpc_server_settings {
 MUST_USE enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
                                     const struct rpc_server_settings *settings,
                                     struct fault *fault);
-/* No new calls; waits up to grace_ms for the running ones, then cancels them. */
+/* No new calls; waits up to grace_ms for the running ones. */
+void rpc_server_close(struct rpc_server *server, uint32_t grace_ms);
+/* The same, then cancels those that are left. */
 void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms);
 void rpc_server_free(struct rpc_server *server);
 

@@ -19,6 +19,7 @@ struct rpc_server {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     bool stopped;
+    bool closing; /* no new calls */
     struct rpc_call *free_calls;
 };
 
@@ -282,7 +283,7 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
     return STATUS_OK;
 }
 
-void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms)
+void rpc_server_close(struct rpc_server *server, uint32_t grace_ms)
 {
     struct timespec until;
     int code = 0;
@@ -294,12 +295,22 @@ void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms)
         until.tv_sec++;
         until.tv_nsec -= 1000000000;
     }
-    TAG_GIVEN(&server->stopped_tag);
-    grpc_server_shutdown_and_notify(server->server, server->loop->queue, &server->stopped_tag);
+    if (!server->closing) {
+        server->closing = true;
+        TAG_GIVEN(&server->stopped_tag);
+        grpc_server_shutdown_and_notify(server->server, server->loop->queue, &server->stopped_tag);
+    }
     pthread_mutex_lock(&server->lock);
     while (!server->stopped && code == 0)
         code = pthread_cond_clockwait(&server->changed, &server->lock, CLOCK_MONOTONIC,
                                       &until);
+    pthread_mutex_unlock(&server->lock);
+}
+
+void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms)
+{
+    rpc_server_close(server, grace_ms);
+    pthread_mutex_lock(&server->lock);
     if (!server->stopped) {
         pthread_mutex_unlock(&server->lock);
         grpc_server_cancel_all_calls(server->server);
