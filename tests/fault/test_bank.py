@@ -64,7 +64,7 @@ def test_kill_9_of_one_owner_after_the_other(three):
     bank.check(three.folder)
 
 
-@pytest.mark.parametrize("seconds", [1, 6])
+@pytest.mark.parametrize("seconds", [1, 6, pytest.param(30, marks=pytest.mark.slow)])
 def test_an_owner_stopped_for_a_while(three, seconds):
     with Bank(three.endpoints) as bank:
         bank.wait_for(40)
@@ -74,6 +74,21 @@ def test_an_owner_stopped_for_a_while(three, seconds):
         victim.signal(signal.SIGCONT)
         bank.wait_for(40)
     bank.check(three.folder)
+
+
+def test_two_of_five_are_killed_at_once():
+    """Some partitions lose their majority until the two are back: their callers wait, nobody is told nonsense."""
+    with Cluster(5, modules=MODULES) as five, Bank(five.endpoints, accounts=12) as bank:
+        bank.wait_for(40)
+        victims = [five.busiest(), five.nodes[0]]
+        victims = victims if victims[0] is not victims[1] else [victims[0], five.nodes[1]]
+        for victim in victims:
+            victim.kill()
+        for victim in victims:
+            restart(victim)
+        bank.wait_for(60)
+        bank.__exit__()
+        bank.check(five.folder)
 
 
 def test_power_cut(three):

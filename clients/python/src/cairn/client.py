@@ -17,7 +17,7 @@ import grpc.aio
 
 from . import errors
 from .model import Command, Event, NewEvent, Outcome
-from .subscription import BEGINNING, Filter, Subscription, start_message
+from .subscription import BEGINNING, Filter, Subscription, Watchdog, start_message
 from .v1 import cluster_pb2, cluster_pb2_grpc, command_pb2, command_pb2_grpc, event_pb2, event_pb2_grpc
 
 OPTIONS = [
@@ -119,23 +119,30 @@ class Client:
 
     def read(self, aggregate_id: str, from_sequence: int | None = None, backwards: bool = False,
              stale: bool = False, limit: int = 0, timeout: float | None = None) -> Iterator[Event]:
-        """The aggregate's events; raises NotFound when it has none."""
+        """The aggregate's events; raises NotFound when it has none. A node that fails or hangs on the way
+        is replaced by the next, which goes on behind what was given."""
         attempts = _Attempts(timeout or self._timeout, timeout or self._timeout)
         request = _read_request(aggregate_id, from_sequence, backwards, stale, limit)
-        started = False
         while True:
+            call = event_pb2_grpc.EventServiceStub(self._channel()).ReadAggregate(
+                request, timeout=attempts.try_timeout())
+            watchdog = Watchdog(call, self._try_timeout)
             try:
-                stub = event_pb2_grpc.EventServiceStub(self._channel())
-                for page in stub.ReadAggregate(request, timeout=attempts.try_timeout()):
+                for page in call:
+                    watchdog.rest()  # the caller takes its time
                     for message in page.events:
-                        started = True
                         yield Event.from_message(message)
+                        if backwards and message.sequence == 0 or request.limit == 1:
+                            return
+                        request.from_sequence = message.sequence + (-1 if backwards else 1)
+                        request.limit -= request.limit > 0
+                    watchdog.alive()
                 return
             except grpc.RpcError as error:
-                pause = attempts.pause_after(errors.from_rpc(error))
-                if started:
-                    raise errors.from_rpc(error) from None
-                time.sleep(pause)
+                time.sleep(attempts.pause_after(errors.from_rpc(error)))
+            finally:
+                watchdog.stop()
+                call.cancel()
 
     def subscribe(self, start=BEGINNING, filter: Filter = Filter(), credits: int = 2000,
                   heartbeat: float = 10.0) -> Subscription:

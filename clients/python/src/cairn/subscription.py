@@ -149,11 +149,15 @@ class Watchdog:
     def alive(self) -> None:
         self._seen = time.monotonic()
 
+    def rest(self) -> None:
+        """Silence is our own: until alive() again."""
+        self._seen = float("inf")
+
     def stop(self) -> None:
         self._done.set()
 
     def _watch(self) -> None:
-        while not self._done.wait(max(0.05, self._seen + self._timeout - time.monotonic())):
+        while not self._done.wait(min(self._timeout, max(0.05, self._seen + self._timeout - time.monotonic()))):
             if time.monotonic() - self._seen >= self._timeout:
                 self._call.cancel()
                 return
