@@ -4,16 +4,10 @@
  * the end all have applied the same, once, in order. (An allocation that fails ends the process: tests/fault.)
  */
 #include "check.h"
+#include "packets.h"
 #include "partition/partition.h"
 
 enum { NODES = 3, TARGET = 140, APPLIED_MAX = 4096 };
-
-struct packet {
-    struct packet *next;
-    uint64_t from, to;
-    struct arena arena;
-    struct replica_message message;
-};
 
 struct replica {
     struct world *world;
@@ -32,8 +26,7 @@ struct world {
     uint64_t now;
     uint64_t next;
     struct replica replicas[NODES];
-    struct packet *first;
-    struct packet **last;
+    struct packets packets;
 };
 
 static const uint64_t ids[NODES] = {1, 2, 3};
@@ -44,21 +37,9 @@ static void on_send(void *context, struct partition *partition, uint64_t to,
                     const struct replica_message *message)
 {
     struct replica *r = context;
-    struct packet *packet = memory_zero(1, sizeof *packet);
-    struct log_entry *entries = arena_take(&packet->arena, message->entry_count * sizeof *entries);
 
     (void)partition;
-    packet->from = r->id;
-    packet->to = to;
-    packet->message = *message;
-    for (size_t i = 0; i < message->entry_count; i++) {
-        entries[i] = message->entries[i];
-        entries[i].payload = arena_copy(&packet->arena, message->entries[i].payload);
-    }
-    packet->message.entries = entries;
-    packet->message.configuration = arena_copy(&packet->arena, message->configuration);
-    *r->world->last = packet;
-    r->world->last = &packet->next;
+    packets_add(&r->world->packets, r->id, to, message);
 }
 
 static void on_apply(void *context, struct partition *partition, uint64_t index,
@@ -184,22 +165,17 @@ static void give_range(struct world *w, struct replica *r)
 
 static void turn(struct world *w)
 {
-    struct packet *packet = w->first;
+    struct packet *packet = packets_take(&w->packets);
 
     w->now += 5;
-    w->first = NULL;
-    w->last = &w->first;
     while (packet != NULL) {
-        struct packet *next = packet->next;
         struct replica *to = &w->replicas[packet->to - 1];
 
         if (to->partition != NULL && !to->failed) {
             to->turn.now_ms = w->now;
             partition_receive(to->partition, packet->from, &packet->message, &to->turn);
         }
-        arena_release(&packet->arena);
-        free(packet);
-        packet = next;
+        packet = packet_free(packet);
     }
     for (size_t i = 0; i < NODES; i++) {
         struct replica *r = &w->replicas[i];
@@ -266,7 +242,7 @@ static bool live(uint64_t failing_io)
     bool failed;
 
     w->now = 1000;
-    w->last = &w->first;
+    packets_init(&w->packets);
     for (size_t i = 0; i < NODES; i++) {
         w->replicas[i].world = w;
         w->replicas[i].id = ids[i];
@@ -291,13 +267,7 @@ static bool live(uint64_t failing_io)
                  w->replicas[2].applied_count);
     for (size_t i = 1; i < w->replicas[0].applied_count; i++)
         assert_true(w->replicas[0].applied[i] > w->replicas[0].applied[i - 1]); /* once, in order */
-    while (w->first != NULL) {
-        struct packet *next = w->first->next;
-
-        arena_release(&w->first->arena);
-        free(w->first);
-        w->first = next;
-    }
+    packets_drop(&w->packets);
     for (size_t i = 0; i < NODES; i++) {
         stop(&w->replicas[i]);
         store_free(w->replicas[i].store);

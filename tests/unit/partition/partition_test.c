@@ -1,15 +1,9 @@
 /* Three replicas over a network and disks that the test holds in its hands. */
 #include "check.h"
+#include "packets.h"
 #include "partition/partition.h"
 
 enum { NODES = 3, APPLIED_MAX = 20000 };
-
-struct packet {
-    struct packet *next;
-    uint64_t from, to;
-    struct arena arena;
-    struct replica_message message;
-};
 
 struct replica {
     struct world *world;
@@ -31,8 +25,7 @@ struct replica {
 struct world {
     uint64_t now;
     struct replica replicas[NODES];
-    struct packet *first;
-    struct packet **last;
+    struct packets packets;
 };
 
 static const uint64_t ids[NODES] = {1, 2, 3};
@@ -43,21 +36,9 @@ static void on_send(void *context, struct partition *partition, uint64_t to,
                     const struct replica_message *message)
 {
     struct replica *r = context;
-    struct packet *packet = memory_zero(1, sizeof *packet);
-    struct log_entry *entries = arena_take(&packet->arena, message->entry_count * sizeof *entries);
 
     (void)partition;
-    packet->from = r->id;
-    packet->to = to;
-    packet->message = *message;
-    for (size_t i = 0; i < message->entry_count; i++) {
-        entries[i] = message->entries[i];
-        entries[i].payload = arena_copy(&packet->arena, message->entries[i].payload);
-    }
-    packet->message.entries = entries;
-    packet->message.configuration = arena_copy(&packet->arena, message->configuration);
-    *r->world->last = packet;
-    r->world->last = &packet->next;
+    packets_add(&r->world->packets, r->id, to, message);
 }
 
 static void on_apply(void *context, struct partition *partition, uint64_t index,
@@ -167,7 +148,7 @@ static int set_up(void **state)
     struct world *w = memory_zero(1, sizeof *w);
 
     w->now = 1000;
-    w->last = &w->first;
+    packets_init(&w->packets);
     for (size_t i = 0; i < NODES; i++) {
         w->replicas[i].world = w;
         w->replicas[i].id = ids[i];
@@ -178,23 +159,11 @@ static int set_up(void **state)
     return 0;
 }
 
-static void drop_packets(struct world *w)
-{
-    while (w->first != NULL) {
-        struct packet *next = w->first->next;
-
-        arena_release(&w->first->arena);
-        free(w->first);
-        w->first = next;
-    }
-    w->last = &w->first;
-}
-
 static int tear_down(void **state)
 {
     struct world *w = *state;
 
-    drop_packets(w);
+    packets_drop(&w->packets);
     for (size_t i = 0; i < NODES; i++) {
         if (w->replicas[i].partition != NULL)
             stop_replica(&w->replicas[i]);
@@ -219,13 +188,10 @@ static void write_turn(struct replica *r)
 /* Everything that is under way arrives, and time passes a little. */
 static void turn(struct world *w)
 {
-    struct packet *packet = w->first;
+    struct packet *packet = packets_take(&w->packets);
 
     w->now += 5;
-    w->first = NULL;
-    w->last = &w->first;
     while (packet != NULL) {
-        struct packet *next = packet->next;
         struct replica *from = &w->replicas[packet->from - 1];
         struct replica *to = &w->replicas[packet->to - 1];
 
@@ -233,9 +199,7 @@ static void turn(struct world *w)
             to->turn.now_ms = w->now;
             partition_receive(to->partition, packet->from, &packet->message, &to->turn);
         }
-        arena_release(&packet->arena);
-        free(packet);
-        packet = next;
+        packet = packet_free(packet);
     }
     for (size_t i = 0; i < NODES; i++) {
         struct replica *r = &w->replicas[i];
@@ -416,7 +380,7 @@ static void all_restart_and_nothing_is_lost(void **state)
     turns(w, 50);
     for (size_t i = 0; i < NODES; i++)
         stop_replica(&w->replicas[i]);
-    drop_packets(w);
+    packets_drop(&w->packets);
     for (size_t i = 0; i < NODES; i++)
         start_replica(w, i);
     o = wait_for_owner(w);
