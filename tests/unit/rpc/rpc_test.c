@@ -220,7 +220,7 @@ static void a_call_is_answered(void **state)
     assert_int_equal(f->client.code, 0);
     assert_int_equal(f->client.messages, 1);
     assert_int_equal(f->client.bytes, 5);
-    assert_true(f->deadline_ms < clock_monotonic_ms() + 10001); /* it travels */
+    assert_true(f->deadline_ms < clock_monotonic_ms() + 11000); /* it travels, rounded up by gRPC */
 }
 
 static void a_failed_call_tells_code_text_and_details(void **state)
@@ -317,7 +317,7 @@ static void a_server_ends_a_stream_with_a_status(void **state)
     (void)open_stream(f, "/test.Test/Hold", 60000);
     WAIT_FOR(f->held != NULL);
     assert_non_null(strstr(rpc_stream_peer(f->held, peer, sizeof peer), "127.0.0.1"));
-    assert_true(rpc_stream_deadline_ms(f->held) <= clock_monotonic_ms() + 60001);
+    assert_true(rpc_stream_deadline_ms(f->held) < clock_monotonic_ms() + 66000); /* gRPC rounds up */
     rpc_stream_send(f->held, BYTES_LITERAL("last words"));
     rpc_stream_finish(f->held, 14, "going", BYTES_LITERAL("why"));
     WAIT_FOR(f->client.closed);
