@@ -613,6 +613,7 @@ enum status group_fail(struct group *g, void *stream, const struct process_reque
         share->attempts = 0;
         g->counts.parked++;
         moved(g, share);
+        group_keep(g, now_ms); /* at once: the next coordinator shouldn't try it five times again */
     }
     /* It comes again with all that isn't acknowledged, in order. */
     advance(g, request->partition);
