@@ -55,7 +55,7 @@ static void source_closed(void *user, struct rpc_stream *source, int code, const
 {
     struct process_stream *member = user;
 
-    rpc_stream_finish(member->stream, code == CODE_OK ? CODE_UNAVAILABLE : code, text, rpc_stream_details(source));
+    rpc_stream_finish(member->stream, code, text, rpc_stream_details(source));
     rpc_stream_drop(source);
     member->source = NULL;
     if (member->client_closed)
@@ -144,11 +144,15 @@ static void drained(void *user, struct rpc_stream *stream)
         rpc_stream_pause(member->source, false);
 }
 
-/* A member that says that it is done leaves. */
+/* A member that says that it is done leaves, behind all that it said before. */
 static void finished(void *user, struct rpc_stream *stream)
 {
-    (void)user;
-    rpc_stream_finish(stream, CODE_OK, "", BYTES_NONE);
+    struct process_stream *member = user;
+
+    if (member->source != NULL)
+        rpc_stream_finish(member->source, 0, NULL, BYTES_NONE); /* source_closed() ends ours */
+    else
+        rpc_stream_finish(stream, CODE_OK, "", BYTES_NONE);
 }
 
 static void closed(void *user, struct rpc_stream *stream, int code, const char *text)

@@ -138,7 +138,7 @@ class Cluster:
     def endpoints(self) -> list[str]:
         return [node.endpoint for node in self.nodes]
 
-    def start(self, timeout: float = 20) -> Cluster:
+    def start(self, timeout: float = 40) -> Cluster:
         for node in self.nodes:
             node.start()
         for node in self.nodes:

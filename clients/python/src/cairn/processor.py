@@ -46,15 +46,18 @@ class Processor:
         self._window = window
         self._ack_timeout = ack_timeout
         self._stop = threading.Event()
-        self._call = None
+        self._lock = threading.Lock()
+        self._says: queue.SimpleQueue | None = None
+        self._busy = False
         self.partitions: frozenset[int] = frozenset()
         self.joins = 0
 
     def stop(self) -> None:
-        """From any thread: run() returns after the event at hand."""
+        """From any thread: run() returns after the event at hand, when its acknowledgement is on its way."""
         self._stop.set()
-        if self._call is not None:
-            self._call.cancel()
+        with self._lock:
+            if not self._busy and self._says is not None:
+                self._says.put(None)
 
     def run(self) -> None:
         """Until stop(). Joins again at the next endpoint whenever its stream breaks."""
@@ -89,29 +92,49 @@ class Processor:
         says: queue.SimpleQueue = queue.SimpleQueue()
         says.put(self._join())
         call = event_pb2_grpc.EventServiceStub(channel).Process(iter(says.get, None))
-        self._call = call
-        if self._stop.is_set():
-            call.cancel()
+        with self._lock:
+            self._says = says
         failing: dict[int, int] = {}
         watchdog = Watchdog(call, 10.0)
         any_delivery = False
         try:
+            if self._stop.is_set():
+                return False
             for response in call:
                 watchdog.alive()
                 if response.WhichOneof("response") == "assignment":
                     self.partitions = frozenset(response.assignment.partitions)
                     continue
                 any_delivery = True
-                watchdog.stop()  # the handler takes as long as it takes
+                with self._lock:
+                    self._busy = True
+                watchdog.rest()  # the handler takes as long as it takes
                 self._deliver(response.delivery, says, failing)
-                watchdog = Watchdog(call, 10.0)
+                watchdog.alive()
+                with self._lock:
+                    self._busy = False
                 if self._stop.is_set():
                     break
         finally:
             watchdog.stop()
-            says.put(None)
-            call.cancel()
+            with self._lock:
+                self._says, self._busy = None, False
+            self._say_good_bye(call, says)
         return any_delivery
+
+    @staticmethod
+    def _say_good_bye(call, says) -> None:
+        """What was acknowledged goes out before the stream ends."""
+        says.put(None)
+        patience = threading.Timer(2.0, call.cancel)
+        patience.start()
+        try:
+            for _ in call:
+                pass
+        except grpc.RpcError:
+            pass
+        patience.cancel()
+        call.cancel()
 
     def _deliver(self, delivery, says, failing) -> None:
         attempt = delivery.attempt
