@@ -215,20 +215,6 @@ void wire_subscribe_response_token(struct buffer *out, struct bytes token)
 
 /* ---- a walk over fields, without unpacking ---- */
 
-static bool take_varint(struct bytes *in, uint64_t *value)
-{
-    *value = 0;
-    for (unsigned shift = 0; shift < 64 && in->len > 0; shift += 7) {
-        uint8_t byte = *in->data++;
-
-        in->len--;
-        *value |= (uint64_t)(byte & 0x7F) << shift;
-        if ((byte & 0x80) == 0)
-            return true;
-    }
-    return false;
-}
-
 /* The next field: its number, and its value as a number or as bytes. False at the end, with in->len left
  * when the bytes are malformed. */
 static bool take_field(struct bytes *in, unsigned *field, uint64_t *number, struct bytes *bytes)

@@ -15,7 +15,7 @@ static void release(void *context, void *pointer)
     (void)pointer;
 }
 
-static bool read_varint(struct bytes *in, uint64_t *value)
+bool take_varint(struct bytes *in, uint64_t *value)
 {
     *value = 0;
     for (int shift = 0; shift < 64; shift += 7) {
@@ -55,11 +55,11 @@ static bool strings_are_clean(const ProtobufCMessageDescriptor *descriptor, stru
         const ProtobufCFieldDescriptor *field;
         struct bytes inner;
 
-        if (!read_varint(&in, &tag) || tag >> 3 == 0 || tag >> 3 > 0x1FFFFFFF)
+        if (!take_varint(&in, &tag) || tag >> 3 == 0 || tag >> 3 > 0x1FFFFFFF)
             return false;
         switch (tag & 7) {
         case 0:
-            if (!read_varint(&in, &len))
+            if (!take_varint(&in, &len))
                 return false;
             continue;
         case 1:
@@ -75,7 +75,7 @@ static bool strings_are_clean(const ProtobufCMessageDescriptor *descriptor, stru
         default:
             return false;
         }
-        if (!read_varint(&in, &len) || len > in.len)
+        if (!take_varint(&in, &len) || len > in.len)
             return false;
         inner = (struct bytes){in.data, (size_t)len};
         (void)skip(&in, (size_t)len);

@@ -12,6 +12,8 @@ void *wire_unpack(const ProtobufCMessageDescriptor *descriptor, struct bytes pac
 /* The same for our own checksummed records: no string check. */
 void *wire_unpack_trusted(const ProtobufCMessageDescriptor *descriptor, struct bytes packed,
                           struct arena *arena, const char *what, struct fault *fault);
+/* The next varint of the bytes, which shrink; false when there is no whole one. */
+bool take_varint(struct bytes *in, uint64_t *value);
 /*
  * Encoding writes fields straight into the buffer by number: protobuf-c's own packer wants
  * NUL-terminated copies of every string. What is written here is read back by protobuf-c in
