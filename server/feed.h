@@ -20,6 +20,11 @@ enum feed_letter_kind {
     FEED_ASKED,  /* struct group_question */
     FEED_WAKE,
     FEED_STOP,
+    /* To the local bus, with join, said and left of its members, too. */
+    FEED_FOUNDED,
+    FEED_PUBLISH,
+    FEED_FORGET,
+    FEED_MODULE_SAID,
 };
 
 struct feed_letter {
@@ -105,6 +110,9 @@ struct process_stream {
     struct arena arena;
     struct process_request request;
     struct group_here *here; /* NULL: not (any more) a member */
+    /* Of a subscribing processor: the local bus's. */
+    bool subscribing; /* the poller's */
+    struct here *bus; /* NULL: not (any more) a member */
 };
 
 struct said_note {
@@ -133,6 +141,10 @@ struct feed *feed_read(struct feeder *feeder, const struct subscribe_request *re
 void feed_credit(struct feed *feed, uint32_t credits);
 void feed_close(struct feed *feed);
 struct node *feeder_node(const struct feeder *feeder);
+
+/* ---- local_bus.c ---- */
+
+void local_bus_send(struct local_bus *bus, struct feed_letter *letter);
 
 /* ---- groups.c: the processor groups that this node coordinates; the feeder's thread ---- */
 

@@ -445,6 +445,11 @@ static void take(struct feeder *feeder, struct feed_letter *letter)
     case FEED_STOP:
         feeder->stopped = true;
         return;
+    case FEED_FOUNDED: /* the local bus's */
+    case FEED_PUBLISH:
+    case FEED_FORGET:
+    case FEED_MODULE_SAID:
+        break;
     }
     free(note);
 }

@@ -80,6 +80,14 @@ static void print_metrics(struct node *node, struct buffer *out)
     counter(out, "cairn_groups_redelivered_total", "Events given again after a failure",
             atomic_load(&m->group_redelivered));
     counter(out, "cairn_groups_parked_total", "Events that were parked", atomic_load(&m->group_parked));
+    counter(out, "cairn_subscribing_delivered_total", "Events given to subscribing processors",
+            atomic_load(&m->bus_events));
+    counter(out, "cairn_subscribing_redelivered_total", "Events given again because a member left",
+            atomic_load(&m->bus_redelivered));
+    counter(out, "cairn_subscribing_failed_total", "Events that subscribing processors failed at",
+            atomic_load(&m->bus_failed));
+    counter(out, "cairn_subscribing_late_total", "Events that weren't acknowledged in time",
+            atomic_load(&m->bus_late));
     gauge(out, "cairn_groups_coordinated", "Processor groups with members that this node coordinates",
           atomic_load(&m->group_count));
     gauge(out, "cairn_groups_members", "Members of those", atomic_load(&m->group_member_count));
@@ -105,6 +113,10 @@ static void print_metrics(struct node *node, struct buffer *out)
     gauge(out, "cairn_aggregate_in_flight", "Commands decided and not yet stored",
           VIEW(in_flight));
     gauge(out, "cairn_aggregate_executing", "Commands at workers", VIEW(executing));
+    gauge(out, "cairn_aggregate_processing", "Commands committed, waiting for subscribing processors",
+          VIEW(processing));
+    gauge(out, "cairn_subscribing_members", "Subscribing processors at this node", atomic_load(&m->bus_members));
+    gauge(out, "cairn_subscribing_waiting", "Events that they have not acknowledged", atomic_load(&m->bus_waiting));
     gauge(out, "cairn_aggregate_cached", "Aggregates in memory", VIEW(cached));
     gauge(out, "cairn_workers_connected", "Workers connected to this node",
           workers_count(node->workers));

@@ -239,6 +239,7 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
         node->range_fetches = range_fetches_new(node);
         node->read_relays = read_relays_new(node);
         node->feeder = feeder_new(node);
+        node->local_bus = local_bus_new(node);
         node->storage = storage_new(node);
         node->shard_count = shards_for_this_machine();
         node->shards = memory_zero(node->shard_count, sizeof *node->shards);
@@ -310,6 +311,8 @@ static void stop(struct node *node, struct http *http)
     if (node->feeder != NULL)
         while (!feeder_gone(node->feeder))
             nanosleep(&moment, NULL);
+    if (node->local_bus != NULL)
+        local_bus_end(node->local_bus);
     /* A call that came a moment ago is still answered: were the shards stopped first, it would wait for
      * its caller's patience (seen: half a second of stall in a drain). */
     if (node->server != NULL)
@@ -338,6 +341,11 @@ static void stop(struct node *node, struct http *http)
     read_relays_free(node->read_relays);
     rpc_loop_free(node->loop);
     feeder_free(node->feeder);
+    if (node->local_bus != NULL)
+        local_bus_stop(node->local_bus);
+    for (size_t i = 0; i < node->shard_count; i++)
+        shard_drop_letters(node->shards[i]);
+    local_bus_free(node->local_bus);
     storage_free(node->storage);
     for (size_t i = 0; i < node->shard_count; i++)
         shard_free(node->shards[i]);

@@ -32,6 +32,7 @@ struct metrics {
     atomic_ullong repairs;
     atomic_ullong events_given; /* to subscriptions and ReadAll */
     atomic_ullong group_events, group_redelivered, group_parked, group_count, group_member_count;
+    atomic_ullong bus_events, bus_redelivered, bus_failed, bus_late, bus_members, bus_waiting;
     atomic_ullong placement_version; /* of the system partition's newest record here; a gauge */
     struct histogram command_latency;
     struct histogram sync_latency;

@@ -3,6 +3,8 @@
 
 #include "node.h"
 
+enum { MODULE_PROCESSORS_MAX = 64 };
+
 struct modules {
     void *handles[MODULES_MAX];
     const struct cairn_module *modules[MODULES_MAX];
@@ -12,6 +14,8 @@ struct modules {
         const struct cairn_aggregate_type *type;
     } types[HANDLER_TYPES_MAX];
     size_t type_count;
+    const struct cairn_processor *processors[MODULE_PROCESSORS_MAX];
+    size_t processor_count;
 };
 
 static enum status add_type(struct modules *all, const char *path,
@@ -31,6 +35,23 @@ static enum status add_type(struct modules *all, const char *path,
                          "module %s: more than %d aggregate types", path, HANDLER_TYPES_MAX);
     all->types[all->type_count].name = bytes_of(type->name);
     all->types[all->type_count++].type = type;
+    return STATUS_OK;
+}
+
+static enum status add_processor(struct modules *all, const char *path, const struct cairn_processor *p,
+                                 struct fault *fault)
+{
+    if (p->name == NULL || p->name[0] == '\0' || strlen(p->name) > NAME_BYTES_MAX || p->process == NULL)
+        return fault_set(fault, STATUS_INVALID, "MODULE_INVALID",
+                         "module %s: a processor needs a name of 1 to %d bytes and process()", path, NAME_BYTES_MAX);
+    for (size_t i = 0; i < all->processor_count; i++)
+        if (strcmp(all->processors[i]->name, p->name) == 0)
+            return fault_set(fault, STATUS_INVALID, "MODULE_INVALID",
+                             "module %s: processor %s is defined by another module already", path, p->name);
+    if (all->processor_count == MODULE_PROCESSORS_MAX)
+        return fault_set(fault, STATUS_INVALID, "MODULE_INVALID", "module %s: more than %d processors", path,
+                         MODULE_PROCESSORS_MAX);
+    all->processors[all->processor_count++] = p;
     return STATUS_OK;
 }
 
@@ -56,8 +77,11 @@ static enum status load(struct modules *all, const char *path, struct fault *fau
                          "this node has %u; build it anew",
                          path, module->version, CAIRN_MODULE_VERSION);
     for (const struct cairn_aggregate_type *const *type = module->types;
-         *type != NULL && status == STATUS_OK; type++)
+         type != NULL && *type != NULL && status == STATUS_OK; type++)
         status = add_type(all, path, *type, fault);
+    for (const struct cairn_processor *const *p = module->processors;
+         p != NULL && *p != NULL && status == STATUS_OK; p++)
+        status = add_processor(all, path, *p, fault);
     return status;
 }
 
@@ -91,4 +115,9 @@ const struct cairn_aggregate_type *modules_type(const struct modules *all, struc
         if (bytes_equal(all->types[i].name, name))
             return all->types[i].type;
     return NULL;
+}
+
+const struct cairn_processor *modules_processor(const struct modules *all, size_t number)
+{
+    return number < all->processor_count ? all->processors[number] : NULL;
 }

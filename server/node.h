@@ -33,6 +33,7 @@ struct routes;
 struct range_fetches;
 struct read_relays;
 struct feeder;
+struct local_bus;
 
 struct node {
     struct config config;
@@ -53,6 +54,7 @@ struct node {
     struct range_fetches *range_fetches;
     struct read_relays *read_relays;
     struct feeder *feeder;
+    struct local_bus *local_bus;
     struct metrics metrics;
     _Atomic(const struct founding *) founding; /* set once, when the cluster is known */
     atomic_int commands;                       /* inside this node now */
@@ -81,6 +83,7 @@ enum letter_kind {
     LETTER_FRAME,           /* struct frame_letter */
     LETTER_WRITTEN,         /* struct written_letter */
     LETTER_EXECUTED,        /* struct executed_letter */
+    LETTER_PROCESSED,       /* struct processed_letter */
     LETTER_WORKERS_CHANGED, /* struct letter */
     LETTER_LINK,            /* struct link_letter */
     LETTER_START,           /* struct letter: the cluster is founded */
@@ -178,6 +181,16 @@ struct executed_letter {
     struct execution_result result;
 };
 
+/* Subscribing processors are done with what was published. */
+struct processed_letter {
+    struct letter letter;
+    uint32_t partition;
+    uint64_t ticket;
+    struct arena arena;
+    const struct processing_failure *failures;
+    size_t failure_count;
+};
+
 struct link_letter {
     struct letter letter;
     uint64_t node_id;
@@ -236,7 +249,7 @@ void shard_free(struct shard *shard);
 struct shard_view {
     atomic_size_t owned;
     atomic_size_t movable; /* led by this node, and others could */
-    atomic_size_t waiting, in_flight, executing, cached, requests, replicas, lagging;
+    atomic_size_t waiting, in_flight, executing, processing, cached, requests, replicas, lagging;
     atomic_size_t leading, uncommitted, unstored; /* of Raft: entries in the log */
     atomic_size_t highest_term;
 };
@@ -305,6 +318,8 @@ MUST_USE enum status modules_load(struct modules **out, const struct config *con
                                   struct fault *fault);
 void modules_free(struct modules *modules);
 const struct cairn_aggregate_type *modules_type(const struct modules *modules, struct bytes name);
+/* The processor of that number; NULL behind the last. */
+const struct cairn_processor *modules_processor(const struct modules *modules, size_t number);
 
 /* ---- workers.c ---- */
 
@@ -356,6 +371,18 @@ size_t feeder_count(const struct feeder *feeder);
 /* On the way down: ends all; true once no stream to a peer is left. */
 bool feeder_gone(struct feeder *feeder);
 void feeder_free(struct feeder *feeder); /* after the loop is gone */
+
+/* ---- local_bus.c: subscribing processors ---- */
+
+struct local_bus *local_bus_new(struct node *node);
+void local_bus_begin(struct local_bus *bus); /* the cluster is founded: modules' processors start */
+/* From a shard: the events of a command that it handled. False: nobody listens. */
+bool local_bus_publish(struct local_bus *bus, struct shard *shard, uint32_t partition, uint64_t ticket,
+                       const struct command_record *record);
+void local_bus_forget(struct local_bus *bus, struct shard *shard, uint32_t partition, uint64_t ticket);
+void local_bus_end(struct local_bus *bus);  /* on the way down: members are dismissed */
+void local_bus_stop(struct local_bus *bus); /* after the loop is gone; letters to shards may come from it */
+void local_bus_free(struct local_bus *bus);
 
 /* ---- services: their methods, for main.c ---- */
 

@@ -89,6 +89,19 @@ static void opened(void *context, struct rpc_stream *stream)
     rpc_stream_set_user(stream, member);
 }
 
+/* A subscribing processor belongs to the node of its stream. */
+static enum status subscribe_here(struct process_stream *member, struct fault *fault)
+{
+    if (atomic_load(&member->node->founding) == NULL) {
+        (void)fault_set(fault, STATUS_UNAVAILABLE, "NOT_READY", "this node is not a member of a cluster yet");
+        fault->retry_ms = 200;
+        return STATUS_UNAVAILABLE;
+    }
+    member->joined = member->subscribing = true;
+    local_bus_send(member->node->local_bus, &member->join);
+    return STATUS_OK;
+}
+
 static void first_message(struct process_stream *member, struct bytes packed)
 {
     struct fault fault;
@@ -99,6 +112,11 @@ static void first_message(struct process_stream *member, struct bytes packed)
 
     if (status == STATUS_OK && member->request.kind != PROCESS_JOIN)
         status = fault_set(&fault, STATUS_INVALID, "NOT_JOINED", "the first message must be join");
+    if (status == STATUS_OK && member->request.subscribing) {
+        if (subscribe_here(member, &fault) != STATUS_OK)
+            fault_finish_stream(member->stream, &fault);
+        return;
+    }
     if (status == STATUS_OK)
         status = know_owner(member->node, member->request.group, member->request.forwarded, &owner, address,
                             sizeof address, &fault);
@@ -131,7 +149,10 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
         note->len = packed.len;
         if (packed.len > 0)
             memcpy(note->bytes, packed.data, packed.len);
-        feeder_send(member->node->feeder, &note->letter);
+        if (member->subscribing)
+            local_bus_send(member->node->local_bus, &note->letter);
+        else
+            feeder_send(member->node->feeder, &note->letter);
     }
 }
 
@@ -163,7 +184,9 @@ static void closed(void *user, struct rpc_stream *stream, int code, const char *
     (void)code;
     (void)text;
     member->client_closed = true;
-    if (member->joined && member->channel == NULL)
+    if (member->subscribing)
+        local_bus_send(member->node->local_bus, &member->left); /* frees it */
+    else if (member->joined && member->channel == NULL)
         feeder_send(member->node->feeder, &member->left); /* frees it */
     else if (member->source != NULL)
         rpc_stream_cancel(member->source);

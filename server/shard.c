@@ -137,6 +137,21 @@ static void effect_committed(void *context, uint32_t partition, uint64_t index,
     (void)payload;
 }
 
+static bool effect_publish(void *context, uint32_t partition, uint64_t ticket,
+                           const struct command_record *record)
+{
+    struct shard *shard = context;
+
+    return local_bus_publish(shard->node->local_bus, shard, partition, ticket, record);
+}
+
+static void effect_forget(void *context, uint32_t partition, uint64_t ticket)
+{
+    struct shard *shard = context;
+
+    local_bus_forget(shard->node->local_bus, shard, partition, ticket);
+}
+
 static void effect_stored(void *context, uint32_t partition)
 {
     feeder_notify(((struct shard *)context)->node->feeder, partition);
@@ -184,6 +199,8 @@ static const struct engine_effects effects = {
     .module_type = effect_module_type,
     .pick_worker = effect_pick_worker,
     .execute = effect_execute,
+    .publish = effect_publish,
+    .forget = effect_forget,
     .need_range = effect_need_range,
     .stop_range = effect_stop_range,
     .committed = effect_committed,
@@ -232,6 +249,9 @@ static void letter_drop(struct shard *shard, struct letter *letter)
     case LETTER_EXECUTED:
         arena_release(&((struct executed_letter *)letter)->arena);
         break;
+    case LETTER_PROCESSED:
+        arena_release(&((struct processed_letter *)letter)->arena);
+        break;
     case LETTER_SEND:
         buffer_release(&((struct send_letter *)letter)->part);
         break;
@@ -270,6 +290,8 @@ static void start(struct shard *shard)
         return;
     }
     engine_begin(shard->engine, now(), disk_free_mib(node));
+    if (shard->index == 0)
+        local_bus_begin(node->local_bus);
 }
 
 /* Without an engine there is no cluster: who sent it asks again. */
@@ -319,6 +341,13 @@ static void take_letter(struct shard *shard, struct letter *letter)
 
         engine_executed(engine, executed->partition, executed->execution_id, executed->worker,
                         executed->died ? NULL : &executed->result);
+        break;
+    }
+    case LETTER_PROCESSED: {
+        struct processed_letter *processed = (struct processed_letter *)letter;
+
+        engine_processed(engine, processed->partition, processed->ticket, processed->failures,
+                         processed->failure_count);
         break;
     }
     case LETTER_WORKERS_CHANGED:
@@ -375,6 +404,7 @@ static void measure(struct shard *shard)
     atomic_store(&shard->view.waiting, view.waiting);
     atomic_store(&shard->view.in_flight, view.in_flight);
     atomic_store(&shard->view.executing, view.executing);
+    atomic_store(&shard->view.processing, view.processing);
     atomic_store(&shard->view.cached, view.cached);
     atomic_store(&shard->view.requests, view.requests);
 }

@@ -67,6 +67,11 @@ struct aggregates_effects {
      * with the execution id. */
     void (*execute)(void *context, uint64_t worker, uint64_t execution_id, struct bytes packed,
                     uint64_t deadline_ms);
+    /* Events of a command of ours are committed: give them to the subscribing processors here. True: the
+     * answer waits for aggregates_processed() with that ticket. */
+    bool (*publish)(void *context, uint64_t ticket, const struct command_record *record);
+    /* What is published isn't waited for any more. */
+    void (*forget)(void *context, uint64_t ticket);
     /* A record is damaged. True: another replica takes over, and has it. */
     bool (*damaged)(void *context, const struct fault *fault);
     uint64_t (*stored_index)(void *context);
@@ -92,6 +97,9 @@ void aggregates_admit(struct aggregates *aggregates, struct admitted *command,
 /* A worker's result; NULL when the worker died or can't be reached: the command runs again. */
 void aggregates_executed(struct aggregates *aggregates, uint64_t execution_id, uint64_t worker,
                          const struct execution_result *result, struct moment moment);
+/* The subscribing processors are done with what was published; the failures to report. */
+void aggregates_processed(struct aggregates *aggregates, uint64_t ticket,
+                          const struct processing_failure *failures, size_t failure_count);
 /* Workers came or have room again. */
 void aggregates_workers_changed(struct aggregates *aggregates, struct moment moment);
 /* End of turn: submit what was decided as one log entry. */
@@ -106,11 +114,17 @@ void aggregates_stored(struct aggregates *aggregates, uint64_t index, struct mom
 /* Deadlines of what waits for workers. */
 void aggregates_tick(struct aggregates *aggregates, struct moment moment);
 
+/* An event as modules see it; by the type's upcasters, if it has any (`type` may be NULL). Borrows from the
+ * event and the arena. FAILED when an upcaster can't take it. */
+MUST_USE enum status event_for_module(const struct cairn_aggregate_type *type, const struct event *event,
+                                      struct arena *arena, struct cairn_event *seen, struct fault *fault);
+
 struct aggregates_view {
     size_t cached;
     size_t waiting;   /* commands in mailboxes */
     size_t in_flight; /* decided, not yet stored */
     size_t executing; /* at workers */
+    size_t processing; /* committed, waiting for subscribing processors */
 };
 struct aggregates_view aggregates_view(const struct aggregates *aggregates);
 

@@ -58,6 +58,27 @@ static void track_state_size(struct aggregates *all, struct aggregate *a)
 }
 
 /* Give the events their places, move the aggregate on, and add the command to the open entry. */
+/* The event's own entries, and those of its command that it hasn't. */
+static struct metadata merged(struct arena *arena, const struct metadata *own, const struct metadata *of_command)
+{
+    struct metadata all = {own->entries, own->count};
+
+    if (of_command->count == 0)
+        return all;
+    all.entries = arena_take(arena, (own->count + of_command->count) * sizeof *all.entries);
+    if (own->count > 0)
+        memcpy(all.entries, own->entries, own->count * sizeof *all.entries);
+    for (size_t i = 0; i < of_command->count; i++) {
+        size_t j = 0;
+
+        while (j < own->count && !bytes_equal(own->entries[j].key, of_command->entries[i].key))
+            j++;
+        if (j == own->count)
+            all.entries[all.count++] = of_command->entries[i];
+    }
+    return all;
+}
+
 static enum status record(struct aggregates *all, struct aggregate *a, struct inflight *command,
                           const struct decision *d, struct moment moment, struct fault *fault)
 {
@@ -84,6 +105,9 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
     enum status status = STATUS_OK;
 
     for (size_t i = 0; i < count && status == STATUS_OK; i++) {
+        char made_id[32];
+        int made_len = snprintf(made_id, sizeof made_id, "%x.%llx", all->settings.partition,
+                                (unsigned long long)(all->next_position + i));
         struct event event = {
             .aggregate_type = asked->aggregate_type,
             .aggregate_id = asked->aggregate_id,
@@ -92,9 +116,13 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
             .position = all->next_position + i,
             .type = d->events[i].type,
             .payload = d->events[i].payload,
-            .metadata = d->events[i].metadata,
+            .metadata = merged(&arena, &d->events[i].metadata, &asked->metadata),
             .time_ms = time_ms,
             .command_id = asked->id,
+            .id = d->events[i].id.len > 0 ? d->events[i].id
+                                          : (struct bytes){(uint8_t *)made_id, (size_t)made_len},
+            .revision = d->events[i].revision,
+            .origin = asked->origin,
         };
 
         scratch.len = 0;
@@ -533,18 +561,18 @@ static void put_cursor(struct aggregates *all, const struct cursor_record *recor
 
 /* Answer the next command of our own entry; it stays known until it is stored. */
 static void answer_next(struct aggregates *all, struct sent_entry *entry,
-                        const struct outcome *outcome)
+                        const struct command_record *record)
 {
     struct inflight *command = entry->commands;
 
     assert(command != NULL);
-    assert(bytes_equal(command->id, outcome->command_id));
+    assert(bytes_equal(command->id, record->outcome.command_id));
     entry->commands = command->next;
     command->next = NULL;
-    wire_outcome_pack(&command->outcome, outcome);
+    wire_outcome_pack(&command->outcome, &record->outcome);
     *all->unstored_end = command;
     all->unstored_end = &command->next;
-    inflight_answer(all, command, outcome, NULL);
+    publish_or_answer(all, command, record);
 }
 
 enum status aggregates_committed(struct aggregates *all, uint64_t index, struct bytes payload,
@@ -578,7 +606,7 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
         applied->next_position += entry.commands[i].event_count;
         applied->last_time_ms = outcome->time_ms;
         if (mine != NULL)
-            answer_next(all, mine, outcome);
+            answer_next(all, mine, &entry.commands[i]);
     }
     for (size_t i = 0; i < entry.snapshot_count && status == STATUS_OK; i++)
         snapshot_put(all, &entry.snapshots[i], batch);
@@ -605,7 +633,9 @@ void aggregates_stored(struct aggregates *all, uint64_t index, struct moment mom
         if (all->unstored == NULL)
             all->unstored_end = &all->unstored;
         command->aggregate->in_flight--;
-        inflight_free(all, command);
+        command->stored = true;
+        if (command->processing == 0)
+            inflight_free(all, command);
     }
     refusals_stored(all, index);
     run_parked(all, moment);
@@ -642,6 +672,7 @@ void aggregates_disown(struct aggregates *all)
     struct execution *next_execution;
 
     all->owned = false;
+    publish_disown(all);
     HASH_ITER(hh, all->executions, execution, next_execution)
     {
         struct inflight *command = end_execution(all, execution);
@@ -712,5 +743,6 @@ struct aggregates_view aggregates_view(const struct aggregates *all)
         .waiting = all->waiting,
         .in_flight = HASH_COUNT(all->known),
         .executing = HASH_COUNT(all->executions),
+        .processing = HASH_CNT(by_ticket, all->processing),
     };
 }

@@ -45,6 +45,31 @@ static void emit(struct cairn_decision *base, const char *type, struct cairn_pay
     add(d, &(struct new_event){.type = copy_text(d, type), .payload = copy_payload(d, payload)});
 }
 
+static void emit_event(struct cairn_decision *base, const struct cairn_new_event *event)
+{
+    struct decision *d = CONTAINER_OF(base, struct decision, base);
+    struct new_event copy = {.type = copy_text(d, event->type), .revision = event->revision};
+
+    if (event->payload.content.len > DECISION_BYTES_MAX || event->metadata_count > METADATA_ENTRIES_MAX) {
+        (void)fault_set(&d->broken, STATUS_FAILED, "HANDLER_BROKE_CONTRACT",
+                        "the handler decided an event of %zu bytes with %zu entries of metadata",
+                        event->payload.content.len, event->metadata_count);
+        return;
+    }
+    copy.payload = copy_payload(d, event->payload);
+    if (event->id != NULL)
+        copy.id = copy_text(d, event->id);
+    copy.metadata.count = event->metadata_count;
+    copy.metadata.entries = arena_take(d->arena, event->metadata_count * sizeof *copy.metadata.entries);
+    for (size_t i = 0; i < event->metadata_count; i++) {
+        const struct cairn_metadata *m = &event->metadata[i];
+
+        copy.metadata.entries[i].key = arena_copy(d->arena, (struct bytes){m->key.data, m->key.len});
+        copy.metadata.entries[i].value = arena_copy(d->arena, (struct bytes){m->value.data, m->value.len});
+    }
+    add(d, &copy);
+}
+
 static void reply(struct cairn_decision *base, const char *type, struct cairn_payload payload)
 {
     struct decision *d = CONTAINER_OF(base, struct decision, base);
@@ -61,7 +86,7 @@ static void reject(struct cairn_decision *base, const char *reason, const char *
 
 void decision_init(struct decision *d, struct arena *arena)
 {
-    *d = (struct decision){.base = {emit, reply, reject, NULL}, .arena = arena};
+    *d = (struct decision){.base = {emit, reply, reject, emit_event, NULL}, .arena = arena};
 }
 
 static bool handles(const struct cairn_aggregate_type *type, struct bytes command)

@@ -57,7 +57,7 @@ enum status dedupe(struct aggregates *all, struct admitted *command, struct mome
     if (found != NULL) {
         if (found->fingerprint != command->command.fingerprint && !PLANTED(FINGERPRINT_IGNORED)) {
             refuse_reuse(all, command);
-        } else if (found->outcome.len > 0) {
+        } else if (found->outcome.len > 0 && (found->processing == 0 || PLANTED(PROCESSOR_NOT_AWAITED))) {
             answer_packed(all, command, buffer_bytes(&found->outcome));
         } else {
             command->next = found->waiters->next; /* behind the one that is being decided */

@@ -8,16 +8,14 @@ static struct cairn_bytes to_module(struct bytes b)
 
 enum status aggregate_evolve(struct aggregate *a, const struct event *event, struct fault *fault)
 {
-    struct cairn_event seen = {
-        .aggregate_id = to_module(event->aggregate_id),
-        .sequence = event->sequence,
-        .type = to_module(event->type),
-        .payload = {(enum cairn_payload_kind)event->payload.kind,
-                    to_module(event->payload.content)},
-    };
+    struct arena arena = {0};
+    struct cairn_event seen;
+    enum status status = event_for_module(a->module, event, &arena, &seen, fault);
+    int taken = status == STATUS_OK ? a->module->evolve(a->state, &seen) : 0;
 
-    if (a->module->evolve(a->state, &seen) == 0)
-        return STATUS_OK;
+    arena_release(&arena);
+    if (status != STATUS_OK || taken == 0)
+        return status;
     return fault_set(fault, STATUS_FAILED, "HANDLER_FAILED",
                      "module type %s can't take event %llu of type %.*s of aggregate %.*s",
                      a->module->name, (unsigned long long)event->sequence, (int)event->type.len,

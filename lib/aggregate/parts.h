@@ -40,6 +40,9 @@ struct inflight {
     struct aggregate *aggregate;
     uint64_t index; /* log index, 0 before it is submitted */
     struct buffer outcome; /* packed, once committed */
+    uint64_t processing;   /* the ticket of what it waits for at the bus; 0 for nothing */
+    bool stored;           /* the store has it; only the bus keeps it here */
+    UT_hash_handle by_ticket;
     struct inflight *next; /* in the mailbox, then its log entry, then the unstored */
 };
 
@@ -95,6 +98,9 @@ struct aggregates {
 
     struct execution *executions;
     uint64_t next_execution;
+
+    struct inflight *processing; /* hash by ticket */
+    uint64_t next_ticket;
 
     uint64_t next_position; /* with the uncommitted events */
     uint64_t open_position; /* where the open entry begins */
@@ -184,6 +190,14 @@ void refusals_disown(struct aggregates *all);
 void not_owner(struct fault *fault);
 void answer_all(struct aggregates *all, struct admitted *commands, const struct outcome *outcome,
                 const struct fault *fault);
+
+/* ---- publish.c ---- */
+
+/* Committed: answer, or let the subscribing processors have the events first. */
+void publish_or_answer(struct aggregates *all, struct inflight *command,
+                       const struct command_record *record);
+/* Ownership is lost: what is committed is answered at once. */
+void publish_disown(struct aggregates *all);
 
 /* ---- dedupe.c ---- */
 

@@ -15,6 +15,9 @@
 #define DECISION_BYTES_MAX (4U << 20)
 #define DECISION_EVENTS_MAX 1024
 #define METADATA_ENTRIES_MAX 64
+/* W3C Trace Context: version 00 has 55; 512 of a list must be carried. */
+#define TRACEPARENT_BYTES_MAX 128
+#define TRACESTATE_BYTES_MAX 512
 /* What gRPC takes before it refuses the call: one largest decision and its envelope. */
 #define GRPC_MESSAGE_BYTES_MAX (8U << 20)
 
@@ -63,6 +66,8 @@
 /* Events looked at for one consumer before it's the next one's turn. */
 #define SUBSCRIPTION_SCAN_EVENTS 2048
 #define SUBSCRIPTION_CREDITS_MAX (1U << 20)
+/* Events that wait for one group of subscribing processors, before its slowest member is dismissed. */
+#define BUS_QUEUE_BYTES_MAX (16U << 20)
 #define FILTER_ENTRIES_MAX 256
 #define SUBSCRIPTIONS_IN_NODE_MAX 10000
 /* Messages that wait on one stream before its reader is paused. */

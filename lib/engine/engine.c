@@ -129,6 +129,15 @@ void engine_executed(struct engine *engine, uint32_t partition, uint64_t executi
     slot->touched = true;
 }
 
+void engine_processed(struct engine *engine, uint32_t partition, uint64_t ticket,
+                      const struct processing_failure *failures, size_t failure_count)
+{
+    struct slot *slot = slot_of(engine, partition);
+
+    if (slot != NULL && slot->aggregates != NULL)
+        aggregates_processed(slot->aggregates, ticket, failures, failure_count);
+}
+
 void engine_workers_changed(struct engine *engine)
 {
     for (size_t i = 0; i < engine->slot_count; i++)
@@ -401,6 +410,7 @@ struct engine_view engine_view(const struct engine *engine)
         view.waiting += aggregates.waiting;
         view.in_flight += aggregates.in_flight;
         view.executing += aggregates.executing;
+        view.processing += aggregates.processing;
         view.cached += aggregates.cached;
     }
     return view;

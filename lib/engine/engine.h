@@ -101,6 +101,9 @@ struct engine_effects {
                                uint64_t *worker, struct fault *fault);
     void (*execute)(void *context, uint32_t partition, uint64_t worker, uint64_t execution_id,
                     struct bytes packed, uint64_t deadline_ms);
+    /* See aggregate.h; engine_processed() follows when this says true, until it is forgotten. */
+    bool (*publish)(void *context, uint32_t partition, uint64_t ticket, const struct command_record *record);
+    void (*forget)(void *context, uint32_t partition, uint64_t ticket);
     /* See partition.h; engine_installed() follows. */
     void (*need_range)(void *context, uint32_t partition, uint64_t leader, uint64_t index,
                        uint64_t term);
@@ -140,6 +143,8 @@ void engine_frame(struct engine *engine, uint64_t from, const struct frame *fram
 void engine_written(struct engine *engine, uint64_t ticket);
 void engine_executed(struct engine *engine, uint32_t partition, uint64_t execution_id,
                      uint64_t worker, const struct execution_result *result);
+void engine_processed(struct engine *engine, uint32_t partition, uint64_t ticket,
+                      const struct processing_failure *failures, size_t failure_count);
 void engine_workers_changed(struct engine *engine);
 void engine_link(struct engine *engine, uint64_t node_id, bool up);
 /* NULL when no range came and none will. */
@@ -166,7 +171,7 @@ void engine_stop(struct engine *engine);
 
 struct engine_view {
     size_t replicas, owned, movable, leading, lagging;
-    size_t waiting, in_flight, executing, cached, requests;
+    size_t waiting, in_flight, executing, processing, cached, requests;
     size_t uncommitted, unstored; /* of Raft: entries in the log */
     uint64_t highest_term;
 };

@@ -221,6 +221,22 @@ static void effect_execute(void *context, uint64_t worker, uint64_t execution_id
     effects->execute(effects->context, slot->id, worker, execution_id, packed, deadline_ms);
 }
 
+static bool effect_publish(void *context, uint64_t ticket, const struct command_record *record)
+{
+    struct slot *slot = context;
+    const struct engine_effects *effects = &slot->engine->effects;
+
+    return effects->publish(effects->context, slot->id, ticket, record);
+}
+
+static void effect_forget(void *context, uint64_t ticket)
+{
+    struct slot *slot = context;
+    const struct engine_effects *effects = &slot->engine->effects;
+
+    effects->forget(effects->context, slot->id, ticket);
+}
+
 static bool effect_damaged(void *context, const struct fault *fault)
 {
     struct slot *slot = context;
@@ -296,6 +312,8 @@ enum status slot_open(struct slot *slot, struct fault *fault)
         effect_module_type,
         effect_pick_worker,
         effect_execute,
+        effect_publish,
+        effect_forget,
         effect_damaged,
         effect_stored_index,
         effect_applied_index,

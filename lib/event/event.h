@@ -43,6 +43,9 @@ MUST_USE enum status log_end(struct store *store, uint32_t partition, uint64_t *
 /* All of it in the arena. */
 struct event_filter event_filter_copy(struct arena *arena, const struct event_filter *filter);
 
+/* But for the partitions, which aren't looked at. */
+bool event_filter_fits(const struct event_filter *filter, const struct event_head *head);
+
 struct subscription;
 
 struct subscription_settings {

@@ -88,6 +88,11 @@ static bool fits(const struct event_filter *filter, const struct event_head *hea
            one_of(head->type, filter->event_types, filter->event_type_count);
 }
 
+bool event_filter_fits(const struct event_filter *filter, const struct event_head *head)
+{
+    return fits(filter, head) && begins_with_one_of(head->aggregate_id, filter->id_prefixes, filter->id_prefix_count);
+}
+
 /* ---- the start ---- */
 
 enum status log_end(struct store *store, uint32_t partition, uint64_t *end, struct fault *fault)

@@ -48,9 +48,25 @@ enum status new_event_check(const struct new_event *event, uint32_t payload_max,
     enum status status = check_text(event->type, "event type", TYPE_BYTES_MAX, true, fault);
 
     if (status == STATUS_OK)
+        status = check_text(event->id, "event id", COMMAND_ID_BYTES_MAX, false, fault);
+    if (status == STATUS_OK)
         status = check_payload(&event->payload, "an event", payload_max, fault);
     if (status == STATUS_OK)
         status = check_metadata(&event->metadata, fault);
+    return status;
+}
+
+static enum status check_origin(const struct origin *origin, struct fault *fault)
+{
+    enum status status =
+        check_text(origin->correlation_id, "origin.correlation_id", COMMAND_ID_BYTES_MAX, false, fault);
+
+    if (status == STATUS_OK)
+        status = check_text(origin->causation_id, "origin.causation_id", COMMAND_ID_BYTES_MAX, false, fault);
+    if (status == STATUS_OK)
+        status = check_text(origin->traceparent, "origin.traceparent", TRACEPARENT_BYTES_MAX, false, fault);
+    if (status == STATUS_OK)
+        status = check_text(origin->tracestate, "origin.tracestate", TRACESTATE_BYTES_MAX, false, fault);
     return status;
 }
 
@@ -73,8 +89,11 @@ static uint64_t fingerprint(const struct command *command)
     hash = hash_mix(hash, command->aggregate_id);
     hash = mix_number(hash, command->expects_sequence ? command->expected_sequence + 1 : 0);
     hash = mix_payload(hash, command->type, &command->payload);
-    for (size_t i = 0; i < command->event_count; i++)
+    for (size_t i = 0; i < command->event_count; i++) {
         hash = mix_payload(hash, command->events[i].type, &command->events[i].payload);
+        if (command->events[i].revision > 0)
+            hash = mix_number(hash, command->events[i].revision);
+    }
     return hash == 0 ? 1 : hash;
 }
 
@@ -94,6 +113,8 @@ enum status command_check(struct command *command, uint32_t payload_max, struct 
         status = check_payload(&command->payload, "the command", payload_max, fault);
     if (status == STATUS_OK)
         status = check_metadata(&command->metadata, fault);
+    if (status == STATUS_OK)
+        status = check_origin(&command->origin, fault);
     if (status == STATUS_OK && !dispatch && command->event_count == 0)
         status = fault_set(fault, STATUS_INVALID, "FIELD_EMPTY", "events is empty; append at least one");
     if (status == STATUS_OK && command->event_count > DECISION_EVENTS_MAX)

@@ -46,6 +46,8 @@ struct new_event *new_events_from(struct arena *arena, Cairn__V1__NewEvent **mes
         events[i].type = from_text(messages[i]->type);
         events[i].payload = PAYLOAD_FROM(CAIRN__V1__NEW_EVENT, messages[i]);
         events[i].metadata = COPY_METADATA(arena, messages[i]);
+        events[i].revision = messages[i]->revision;
+        events[i].id = from_text(messages[i]->id);
     }
     return events;
 }
@@ -76,6 +78,7 @@ static void command_from(struct command *command, struct arena *arena,
         .type = from_text(message->type),
         .payload = PAYLOAD_FROM(CAIRN__V1__COMMAND, message),
         .metadata = COPY_METADATA(arena, message),
+        .origin = origin_from(message->origin),
         .expects_sequence =
             message->expectation_case == CAIRN__V1__COMMAND__EXPECTATION_EXPECTED_SEQUENCE,
         .packed = packed,
@@ -189,6 +192,18 @@ void put_token(struct buffer *out, unsigned field, const struct outcome *outcome
     put_bytes(out, field, (struct bytes){(uint8_t *)token, len});
 }
 
+void put_failures(struct buffer *out, unsigned field, const struct outcome *outcome)
+{
+    for (size_t i = 0; i < outcome->failure_count; i++) {
+        size_t begun = put_begin(out, field);
+
+        put_bytes(out, 1, outcome->failures[i].group);
+        put_u64(out, 2, outcome->failures[i].timed_out);
+        put_bytes(out, 3, outcome->failures[i].reason);
+        put_end(out, begun);
+    }
+}
+
 static void put_result(struct buffer *out, const struct outcome *outcome, struct bytes owner)
 {
     put_bytes(out, 1, outcome->command_id);
@@ -198,6 +213,7 @@ static void put_result(struct buffer *out, const struct outcome *outcome, struct
     put_u64(out, 5, outcome->partition);
     put_token(out, 6, outcome);
     put_bytes(out, 7, owner);
+    put_failures(out, 8, outcome);
 }
 
 void wire_dispatch_response(struct buffer *out, const struct outcome *outcome, struct bytes owner)

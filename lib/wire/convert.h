@@ -11,6 +11,7 @@ struct new_event *new_events_from(struct arena *arena, Cairn__V1__NewEvent **mes
                                   size_t count);
 struct reply reply_from(const Cairn__V1__Reply *message);
 struct rejection rejection_from(const Cairn__V1__Rejection *message);
+struct origin origin_from(const Cairn__V1__Origin *message);
 struct snapshot snapshot_from(const Cairn__V1__Snapshot *message);
 
 enum status founding_from(struct founding *founding, struct arena *arena,
@@ -20,6 +21,7 @@ enum status event_filter_from(struct arena *arena, const Cairn__V1__EventFilter 
                               struct event_filter *filter, struct fault *fault);
 void put_log_start(struct buffer *out, unsigned field, const struct log_start *from);
 void put_event_filter(struct buffer *out, unsigned field, const struct event_filter *filter);
+void put_failures(struct buffer *out, unsigned field, const struct outcome *outcome);
 void put_token(struct buffer *out, unsigned field, const struct outcome *outcome);
 void put_applied(struct buffer *out, const struct applied *applied);
 

@@ -19,6 +19,7 @@ enum status wire_append_decode(struct bytes packed, struct arena *arena, struct 
                             CAIRN__V1__APPEND_REQUEST__EXPECTATION_EXPECTED_SEQUENCE,
         .events = new_events_from(arena, request->events, request->n_events),
         .event_count = request->n_events,
+        .origin = origin_from(request->origin),
         .packed = packed,
     };
     if (command->expects_sequence)
@@ -34,6 +35,7 @@ void wire_append_response(struct buffer *out, const struct outcome *outcome, str
     put_u64(out, 4, outcome->partition);
     put_token(out, 5, outcome);
     put_bytes(out, 6, owner);
+    put_failures(out, 7, outcome);
 }
 
 enum status wire_read_decode(struct bytes packed, struct arena *arena,
@@ -65,6 +67,28 @@ void wire_read_response_add(struct buffer *out, struct bytes packed_event)
     put_bytes_always(out, 1, packed_event);
 }
 
+struct origin origin_from(const Cairn__V1__Origin *message)
+{
+    if (message == NULL)
+        return (struct origin){.correlation_id = BYTES_NONE};
+    return (struct origin){from_text(message->correlation_id), from_text(message->causation_id),
+                           from_text(message->traceparent), from_text(message->tracestate)};
+}
+
+static void put_origin(struct buffer *out, unsigned field, const struct origin *origin)
+{
+    size_t begun;
+
+    if (origin->correlation_id.len + origin->causation_id.len + origin->traceparent.len + origin->tracestate.len == 0)
+        return;
+    begun = put_begin(out, field);
+    put_bytes(out, 1, origin->correlation_id);
+    put_bytes(out, 2, origin->causation_id);
+    put_bytes(out, 3, origin->traceparent);
+    put_bytes(out, 4, origin->tracestate);
+    put_end(out, begun);
+}
+
 void wire_event_pack(struct buffer *out, const struct event *event)
 {
     size_t stamp;
@@ -82,6 +106,9 @@ void wire_event_pack(struct buffer *out, const struct event *event)
     put_u64(out, 2, (uint64_t)(event->time_ms % 1000) * 1000000);
     put_end(out, stamp);
     put_bytes(out, 11, event->command_id);
+    put_bytes(out, 12, event->id);
+    put_u64(out, 13, event->revision);
+    put_origin(out, 14, &event->origin);
 }
 
 enum status wire_event_decode(struct bytes packed, struct arena *arena, struct event *event,
@@ -101,6 +128,9 @@ enum status wire_event_decode(struct bytes packed, struct arena *arena, struct e
         .type = from_text(message->type),
         .metadata = metadata_from(arena, (void **)message->metadata, message->n_metadata),
         .command_id = from_text(message->command_id),
+        .id = from_text(message->id),
+        .revision = message->revision,
+        .origin = origin_from(message->origin),
     };
     if (message->payload_case == CAIRN__V1__EVENT__PAYLOAD_JSON)
         event->payload = (struct payload){PAYLOAD_JSON, from_text(message->json)};

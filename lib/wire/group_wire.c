@@ -10,6 +10,26 @@ static enum status check_name(struct bytes name, const char *what, struct fault 
     return STATUS_OK;
 }
 
+static enum status subscribing_from(const Cairn__V1__JoinGroup *join, struct process_request *request,
+                                    struct fault *fault)
+{
+    const Google__Protobuf__Duration *timeout = join->subscribing->timeout;
+
+    request->subscribing = true;
+    request->no_wait = join->subscribing->no_wait;
+    request->report_failure = join->subscribing->report_failure;
+    if (join->from != NULL)
+        return fault_set(fault, STATUS_INVALID, "START_INVALID",
+                         "a subscribing processor gets what is committed from now on; leave `from` out");
+    if (timeout == NULL)
+        return STATUS_OK;
+    request->wait_ms = (uint64_t)timeout->seconds * 1000 + (uint64_t)timeout->nanos / 1000000;
+    if (timeout->seconds < 0 || timeout->seconds > 3600 || timeout->nanos < 0 || request->wait_ms == 0)
+        return fault_set(fault, STATUS_INVALID, "TIMEOUT_INVALID",
+                         "subscribing.timeout must lie between 1 ms and one hour");
+    return STATUS_OK;
+}
+
 static enum status join_from(struct arena *arena, const Cairn__V1__JoinGroup *join,
                              struct process_request *request, struct fault *fault)
 {
@@ -34,6 +54,8 @@ static enum status join_from(struct arena *arena, const Cairn__V1__JoinGroup *jo
         request->ack_timeout_ms =
             (uint64_t)join->ack_timeout->seconds * 1000 + (uint64_t)join->ack_timeout->nanos / 1000000;
     }
+    if (status == STATUS_OK && join->subscribing != NULL)
+        status = subscribing_from(join, request, fault);
     if (status == STATUS_OK)
         status = log_start_from(join->from, &request->from, fault);
     if (status == STATUS_OK)

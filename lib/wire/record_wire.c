@@ -2,8 +2,10 @@
 #include "cairn/store/v1/record.pb-c.h"
 #include "convert.h"
 
-static void outcome_from(struct outcome *outcome, const Cairn__Store__V1__Outcome *message)
+static void outcome_from(struct outcome *outcome, struct arena *arena, const Cairn__Store__V1__Outcome *message)
 {
+    struct processing_failure *failures = arena_take(arena, message->n_processing_failures * sizeof *failures);
+
     *outcome = (struct outcome){
         .command_id = from_text(message->command_id),
         .aggregate_type = from_text(message->aggregate_type),
@@ -17,7 +19,13 @@ static void outcome_from(struct outcome *outcome, const Cairn__Store__V1__Outcom
         .reply = reply_from(message->reply),
         .rejection = rejection_from(message->rejection),
         .conflict = message->conflict != 0,
+        .failures = failures,
+        .failure_count = message->n_processing_failures,
     };
+    for (size_t i = 0; i < message->n_processing_failures; i++)
+        failures[i] = (struct processing_failure){from_text(message->processing_failures[i]->group),
+                                                  message->processing_failures[i]->timed_out != 0,
+                                                  from_text(message->processing_failures[i]->reason)};
 }
 
 static void put_outcome(struct buffer *out, const struct outcome *outcome)
@@ -40,6 +48,7 @@ static void put_outcome(struct buffer *out, const struct outcome *outcome)
         put_end(out, begun);
     }
     put_u64(out, 12, outcome->conflict);
+    put_failures(out, 13, outcome);
 }
 
 void wire_outcome_pack(struct buffer *out, const struct outcome *outcome)
@@ -61,7 +70,7 @@ enum status wire_outcome_decode(struct bytes packed, struct arena *arena, struct
                                   "outcome", fault);
     if (message == NULL)
         return STATUS_INVALID;
-    outcome_from(outcome, message);
+    outcome_from(outcome, arena, message);
     return STATUS_OK;
 }
 
@@ -93,7 +102,7 @@ static enum status command_record_from(struct command_record *record, struct are
     if (message->outcome == NULL)
         return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
                          "a log entry holds a command without its outcome");
-    outcome_from(&record->outcome, message->outcome);
+    outcome_from(&record->outcome, arena, message->outcome);
     record->event_count = message->n_events;
     record->packed_events = arena_take(arena, message->n_events * sizeof(struct bytes));
     for (size_t i = 0; i < message->n_events; i++)

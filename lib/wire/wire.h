@@ -26,9 +26,19 @@ struct metadata {
 };
 
 struct new_event {
+    struct bytes id; /* empty when the node is to make one */
     struct bytes type;
+    uint32_t revision;
     struct payload payload;
     struct metadata metadata;
+};
+
+/* What a command is part of; carried on to its events. */
+struct origin {
+    struct bytes correlation_id;
+    struct bytes causation_id;
+    struct bytes traceparent;
+    struct bytes tracestate;
 };
 
 struct event {
@@ -42,6 +52,9 @@ struct event {
     struct metadata metadata;
     int64_t time_ms;
     struct bytes command_id;
+    struct bytes id;
+    uint32_t revision;
+    struct origin origin;
 };
 
 /* The saved state of an aggregate. */
@@ -75,12 +88,20 @@ struct command {
     struct bytes type; /* empty for COMMAND_APPEND */
     struct payload payload;
     struct metadata metadata;
+    struct origin origin;
     bool expects_sequence;
     uint64_t expected_sequence;
     struct new_event *events; /* COMMAND_APPEND only */
     size_t event_count;
     uint64_t fingerprint; /* tells a retry from a reused id */
     struct bytes packed;  /* the request as it came, for forwarding */
+};
+
+/* What a subscribing processor made of a command's events, when it isn't good. */
+struct processing_failure {
+    struct bytes group;
+    bool timed_out;
+    struct bytes reason;
 };
 
 /* The recorded result of a command. */
@@ -97,6 +118,9 @@ struct outcome {
     struct reply reply;
     struct rejection rejection;
     bool conflict; /* the rejection says that more events were expected than there were */
+    /* Not recorded. */
+    const struct processing_failure *failures;
+    size_t failure_count;
 };
 
 /* ---- client messages ---- */
@@ -197,6 +221,10 @@ struct process_request {
     uint32_t window;
     uint64_t ack_timeout_ms;
     bool forwarded;
+    bool subscribing;
+    bool no_wait;
+    uint64_t wait_ms; /* 0 when it came without */
+    bool report_failure;
     /* The others. */
     uint32_t partition;
     uint64_t position;

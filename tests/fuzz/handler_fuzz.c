@@ -115,6 +115,20 @@ static void on_execute(void *context, uint64_t worker, uint64_t execution_id, st
     ((struct target *)context)->execution = execution_id;
 }
 
+static bool on_publish(void *context, uint64_t ticket, const struct command_record *record)
+{
+    (void)context;
+    (void)ticket;
+    (void)record;
+    return false;
+}
+
+static void on_forget(void *context, uint64_t ticket)
+{
+    (void)context;
+    (void)ticket;
+}
+
 static bool on_damaged(void *context, const struct fault *fault)
 {
     (void)context;
@@ -170,7 +184,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                            .cache_count = 4};
     struct target t = {0};
     struct aggregates_effects effects = {&t,         on_submit,  on_barrier, on_answer, on_module_type,
-                                         on_pick,    on_execute, on_damaged, on_index,  on_index};
+                                         on_pick,    on_execute, on_publish, on_forget, on_damaged,     on_index,
+                                         on_index};
     struct moment moment = {1000, 1700000000000};
     struct admitted commands[3] = {0};
     struct bytes rest;

@@ -192,8 +192,10 @@ static void effect_answered(void *context, struct routed *routed, const struct o
     if (n->now_ms > deadline_ms + LATE_MS && n->was_away <= deadline_ms)
         broken(n->world, 8, "node %d answers %llu ms after the deadline", n->index,
                (unsigned long long)(n->now_ms - deadline_ms));
-    if (outcome != NULL && (routed->peer != 0 || routed->target == 0))
+    if (outcome != NULL && (routed->peer != 0 || routed->target == 0)) {
         oracle_durable(n, outcome); /* the owner says so */
+        processor_answered(n, outcome);
+    }
     if (routed->peer != 0)
         return;
     if (outcome == NULL) {
@@ -341,6 +343,17 @@ static enum status effect_pick_worker(void *context, const struct command *comma
     *worker = hint != 0 && !rng_chance(&w->worker_rng, 100) ? hint
                                                             : 1 + rng_below(&w->worker_rng, WORKERS);
     return STATUS_OK;
+}
+
+static bool effect_publish(void *context, uint32_t partition, uint64_t ticket,
+                           const struct command_record *record)
+{
+    return processor_publish(context, partition, ticket, record);
+}
+
+static void effect_forget(void *context, uint32_t partition, uint64_t ticket)
+{
+    processor_forget(context, partition, ticket);
 }
 
 static void effect_execute(void *context, uint32_t partition, uint64_t worker,
@@ -508,6 +521,8 @@ static const struct engine_effects effects = {
     .module_type = effect_module_type,
     .pick_worker = effect_pick_worker,
     .execute = effect_execute,
+    .publish = effect_publish,
+    .forget = effect_forget,
     .need_range = effect_need_range,
     .stop_range = effect_stop_range,
     .committed = effect_committed,
@@ -549,6 +564,7 @@ void node_start(struct node *n)
     memset(n->stop_range, 0, sizeof n->stop_range);
     world_note(w, "node %d starts", n->index);
     join(n);
+    processor_begin(n);
     if (engine_new(&n->engine, &settings, &here, n->store, moment_of(n), &fault) != STATUS_OK) {
         broken(w, 2, "node %d can't start: %s", n->index, fault.message);
         return;
@@ -564,6 +580,7 @@ void node_crash(struct node *n, const char *why)
     n->alive = false;
     n->paused_until_us = 0;
     engine_free(n->engine);
+    processor_end(n);
     swim_free(n->swim);
     n->engine = NULL;
     n->swim = NULL;
@@ -581,6 +598,7 @@ void node_release(struct node *n)
 void node_tick(struct node *n)
 {
     swim_tick(n->swim, moment_of(n).now_ms);
+    processor_tick(n);
     for (int i = 0; i < n->world->node_count; i++)
         if (i != n->index)
             tick_link(n, i);
@@ -879,4 +897,15 @@ void node_drain(struct node *n)
     begin_turn(n);
     engine_drain(n->engine);
     engine_end(n->engine);
+}
+
+void node_processed(struct node *n, void *what)
+{
+    struct done_here *done = what;
+    struct processing_failure failure = {BYTES_LITERAL("p"), false, BYTES_LITERAL("no")};
+
+    begin_turn(n);
+    engine_processed(n->engine, done->partition, done->ticket, &failure, done->failures > 0 ? 1 : 0);
+    engine_end(n->engine);
+    free(done);
 }

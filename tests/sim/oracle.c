@@ -419,7 +419,7 @@ void oracle_final(struct world *w)
             if (replica(w, i, p) == NULL)
                 continue;
             view = engine_aggregates_view(n->engine, p);
-            if (view.waiting != 0 || view.executing != 0)
+            if (view.waiting != 0 || view.executing != 0 || view.processing != 0)
                 broken(w, 9, "node %d still holds commands of partition %u", i, p);
             check_stored(w, n, p);
             if (first != NULL)

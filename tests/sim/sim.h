@@ -84,6 +84,8 @@ enum event_kind {
     EVENT_CLIENT,  /* a client's next step */
     EVENT_SUBSCRIBER,
     EVENT_GROUP,   /* a member of the group does something */
+    EVENT_PROCESSED, /* a subscribing processor says something */
+    EVENT_DONE,      /* the node's bus is done with a publication */
     EVENT_REQUEST, /* a client's request reaches a node */
     EVENT_ANSWER,  /* a node's answer reaches a client */
     EVENT_FAULT,
@@ -144,6 +146,7 @@ struct node {
     uint64_t was_away; /* when it last came back from a pause or a jump */
     uint64_t placement_version;
     struct command_here *commands; /* inside it */
+    struct processor *processor;   /* NULL: none */
 };
 
 enum op_kind { OP_ADD, OP_THREE, OP_ODD, OP_APPEND, OP_READ, OP_REUSE, OP_EXPECT };
@@ -196,7 +199,7 @@ struct oracle_aggregate {
 struct figures {
     uint64_t events, packets, lost, duplicated, writes, torn, ranges, answers, reads, retries;
     uint64_t refusals, ownerships, rejected, repeats, executions, snapshots;
-    uint64_t forwards, resends, full, rotten, repairs, subscriptions, delivered, processed;
+    uint64_t forwards, resends, full, rotten, repairs, subscriptions, delivered, processed, published;
     uint64_t faults[FAULT_KINDS];
 };
 
@@ -212,7 +215,7 @@ struct world {
     size_t heap_count, heap_room;
     uint64_t next_order;
 
-    struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng, group_rng;
+    struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng, group_rng, processor_rng;
     struct node nodes[NODES_MAX];
     uint64_t ids[NODES_MAX];
     struct founder founders[NODES_MAX];
@@ -225,6 +228,7 @@ struct world {
     unsigned loss_per_mille, duplicate_per_mille, delay_ms;
     bool workers_faulty;
     bool healed;
+    bool with_processors;
     /* Events that a worker's copy has, by node's stream; -1 for no copy. */
     int64_t copies[WORKERS + 1][NODES_MAX][AGGREGATES];
 
@@ -283,6 +287,7 @@ void node_frame(struct node *n, int from, const struct frame *frame);
 void node_gossip(struct node *n, struct bytes packed);
 void node_link_reset(struct node *n, int peer);
 void node_executed(struct node *n, void *what);
+void node_processed(struct node *n, void *what);
 void node_range(struct node *n, uint16_t partition);
 void node_request(struct node *n, uint64_t op, uint32_t attempt);
 void node_transfer(struct node *n, uint16_t partition);
@@ -316,6 +321,22 @@ void group_step(struct world *w, uint64_t member);
 bool group_settled(const struct world *w);
 void group_final(struct world *w);
 void group_end(struct world *w);
+
+/* ---- processor.c ---- */
+
+struct done_here {
+    uint32_t partition;
+    uint64_t ticket;
+    size_t failures;
+};
+void processor_begin(struct node *n);
+void processor_end(struct node *n);
+bool processor_publish(struct node *n, uint32_t partition, uint64_t ticket, const struct command_record *record);
+void processor_forget(struct node *n, uint32_t partition, uint64_t ticket);
+/* The owner answers. */
+void processor_answered(struct node *n, const struct outcome *outcome);
+void processor_said(struct node *n, void *what);
+void processor_tick(struct node *n);
 
 /* ---- client.c ---- */
 

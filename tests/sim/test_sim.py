@@ -31,6 +31,7 @@ PLANTS = {
     "REQUEST_ID_REUSED": ("all", 2000),
     "VOID_STATE_DECIDED_ON": ("ownership", 2000),
     "DAMAGE_IGNORED": ("rot", 50),
+    "PROCESSOR_NOT_AWAITED": ("all", 50),
     "EVENT_SKIPPED": ("all", 20),
     "CURSOR_AHEAD": ("all", 50),
     "REFUSED_ON_VOID_STATE": ("rolling", 1500),

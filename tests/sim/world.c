@@ -137,6 +137,12 @@ static void happen(struct world *w, struct happening *event)
     case EVENT_GROUP:
         group_step(w, event->number);
         break;
+    case EVENT_PROCESSED:
+        processor_said(n, event->what);
+        break;
+    case EVENT_DONE:
+        node_processed(n, event->what);
+        break;
     case EVENT_REQUEST:
         node_request(n, event->number >> 32, (uint32_t)event->number);
         break;
@@ -199,6 +205,8 @@ void world_init(struct world *w, uint64_t seed, const char *scenario)
     w->client_rng.state = rng_next(&rng);
     w->worker_rng.state = rng_next(&rng);
     w->subscriber_rng.state = seed ^ 0x5B5C1BE5;
+    w->processor_rng.state = seed ^ 0x9B0CE550;
+    w->with_processors = rng_chance(&w->processor_rng, 300);
     for (int i = 0; i < w->node_count; i++) {
         struct node *n = &w->nodes[i];
 

@@ -9,6 +9,7 @@ struct answer {
     enum status status;
     uint64_t first_sequence;
     uint32_t events;
+    size_t failures;
     bool rejected;
     char reason[64];
 };
@@ -33,6 +34,9 @@ struct fixture {
     uint64_t worker;
     uint64_t execution;
     struct buffer executed; /* the packed Execute */
+    bool listens;           /* a subscribing processor */
+    uint64_t ticket;        /* of what was published last */
+    unsigned forgotten;
 };
 
 /* ---- a counter: Add makes one event, Fail is refused, Limit refuses past three ---- */
@@ -151,6 +155,7 @@ static void on_answer(void *context, struct admitted *command, const struct outc
     if (outcome != NULL) {
         a->first_sequence = outcome->first_sequence;
         a->events = outcome->event_count;
+        a->failures = outcome->failure_count;
         a->rejected = outcome->rejection.present;
         if (outcome->conflict)
             a->status = STATUS_CONFLICT;
@@ -195,6 +200,23 @@ static void on_execute(void *context, uint64_t worker, uint64_t execution_id, st
     f->execution = execution_id;
 }
 
+static bool on_publish(void *context, uint64_t ticket, const struct command_record *record)
+{
+    struct fixture *f = context;
+
+    assert_true(record->event_count > 0);
+    f->ticket = ticket;
+    return f->listens;
+}
+
+static void on_forget(void *context, uint64_t ticket)
+{
+    struct fixture *f = context;
+
+    assert_int_equal(ticket, f->ticket);
+    f->forgotten++;
+}
+
 static bool on_damaged(void *context, const struct fault *fault)
 {
     struct fixture *f = context;
@@ -224,8 +246,8 @@ static int set_up(void **state)
                                            .snapshot_every = 10,
                                            .cache_bytes = 1 << 20,
                                            .cache_count = 1000};
-    struct aggregates_effects effects = {f,       on_submit,  on_barrier, on_answer, on_module_type,
-                                         on_pick, on_execute, on_damaged, on_stored,  on_applied};
+    struct aggregates_effects effects = {f,          on_submit,  on_barrier, on_answer,  on_module_type, on_pick,
+                                         on_execute, on_publish, on_forget,  on_damaged, on_stored,      on_applied};
 
     f->moment = (struct moment){1000, 1700000000000};
     assert_ok(store_open_memory(&f->store));
@@ -313,6 +335,61 @@ static const struct answer *answer_to(const struct fixture *f, const struct admi
         if (f->answers[i].command == c)
             return &f->answers[i];
     return NULL;
+}
+
+/* ---- subscribing processors ---- */
+
+static void the_answer_waits_for_the_processors(void **state)
+{
+    struct fixture *f = *state;
+    const struct processing_failure failure = {BYTES_LITERAL("mail"), true, BYTES_LITERAL("late")};
+    struct admitted *c, *repeat, *after;
+
+    f->listens = true;
+    c = send_command(f, "c1", "A", "Add");
+    commit_all(f);
+    assert_null(answer_to(f, c));
+    repeat = send_command(f, "c1", "A", "Add"); /* waits for the same */
+    assert_null(answer_to(f, repeat));
+    store_all(f); /* and outlasts the way through the store */
+    assert_null(answer_to(f, c));
+    assert_int_equal(aggregates_view(f->aggregates).processing, 1);
+    aggregates_processed(f->aggregates, f->ticket, &failure, 1);
+    assert_int_equal(answer_to(f, c)->failures, 1);
+    assert_int_equal(answer_to(f, repeat)->events, 1);
+    aggregates_processed(f->aggregates, f->ticket, &failure, 1); /* late: nobody is there */
+    after = send_command(f, "c1", "A", "Add");
+    assert_int_equal(answer_to(f, after)->failures, 0);
+    assert_int_equal(answer_to(f, after)->events, 1);
+}
+
+static void a_rejection_has_nothing_to_process(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c;
+
+    f->listens = true;
+    c = send_command(f, "c1", "A", "Fail");
+    commit_all(f);
+    assert_true(answer_to(f, c)->rejected);
+    assert_int_equal(f->ticket, 0);
+}
+
+static void what_is_committed_is_answered_when_ownership_is_lost(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *c;
+
+    f->listens = true;
+    c = send_command(f, "c1", "A", "Add");
+    commit_all(f);
+    aggregates_disown(f->aggregates);
+    assert_int_equal(answer_to(f, c)->status, STATUS_OK);
+    assert_int_equal(answer_to(f, c)->events, 1);
+    assert_int_equal(f->forgotten, 1);
+    aggregates_own(f->aggregates, &f->applied);
+    aggregates_processed(f->aggregates, f->ticket, NULL, 0);
+    assert_int_equal(f->answer_count, 1);
 }
 
 /* ---- the tests ---- */
@@ -764,6 +841,9 @@ static void a_snapshot_of_events_that_arent_there_breaks_the_contract(void **sta
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        TEST(the_answer_waits_for_the_processors),
+        TEST(a_rejection_has_nothing_to_process),
+        TEST(what_is_committed_is_answered_when_ownership_is_lost),
         TEST(nothing_is_answered_before_the_commit),
         TEST(commands_of_one_aggregate_see_each_other_before_the_commit),
         TEST(a_turns_commands_share_one_log_entry),

@@ -190,7 +190,7 @@ static const struct cairn_aggregate_type aircraft = {
 const struct cairn_module *cairn_module(void)
 {
     static const struct cairn_aggregate_type *const types[] = {&aircraft, NULL};
-    static const struct cairn_module module = {CAIRN_MODULE_VERSION, "aircraft", types};
+    static const struct cairn_module module = {.version = CAIRN_MODULE_VERSION, .name = "aircraft", .types = types};
 
     return &module;
 }

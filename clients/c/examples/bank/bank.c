@@ -98,7 +98,7 @@ static const struct cairn_aggregate_type account_type = {
 const struct cairn_module *cairn_module(void)
 {
     static const struct cairn_aggregate_type *const types[] = {&account_type, NULL};
-    static const struct cairn_module module = {CAIRN_MODULE_VERSION, "bank", types};
+    static const struct cairn_module module = {.version = CAIRN_MODULE_VERSION, .name = "bank", .types = types};
 
     return &module;
 }

@@ -52,7 +52,7 @@ static const struct cairn_aggregate_type echo = {
 const struct cairn_module *cairn_module(void)
 {
     static const struct cairn_aggregate_type *const types[] = {&echo, NULL};
-    static const struct cairn_module module = {CAIRN_MODULE_VERSION, "echo", types};
+    static const struct cairn_module module = {.version = CAIRN_MODULE_VERSION, .name = "echo", .types = types};
 
     return &module;
 }

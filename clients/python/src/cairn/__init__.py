@@ -9,13 +9,15 @@
 
 from .client import AsyncClient, Client
 from .errors import CairnError, Conflict, Exhausted, InvalidCommand, NotFound, Rejected, Unavailable
-from .model import Command, Decider, Event, NewEvent, Outcome, Reject, Reply
-from .processor import Delivered, Processor
-from .subscription import BEGINNING, END, Filter, Subscription
+from .model import Command, Decider, Event, NewEvent, Origin, Outcome, ProcessingFailure, Reject, Reply, Upcasters, upcast
+from .processor import Delivered, Processor, Subscribing, SubscribingProcessor
+from .subscription import BEGINNING, END, AsyncSubscription, Filter, Subscription
 from .worker import Worker
 
 __all__ = [
-    "AsyncClient", "BEGINNING", "CairnError", "Client", "Command", "Conflict", "Decider", "Delivered", "END",
-    "Event", "Exhausted", "Filter", "InvalidCommand", "NewEvent", "NotFound", "Outcome", "Processor", "Reject", "Rejected",
-    "Reply", "Subscription", "Unavailable", "Worker",
+    "AsyncClient", "AsyncSubscription", "BEGINNING", "CairnError", "Client", "Command", "Conflict", "Decider",
+    "Delivered", "END", "Event", "Exhausted", "Filter", "InvalidCommand", "NewEvent", "NotFound", "Origin",
+    "Outcome", "ProcessingFailure", "Processor", "Reject", "Rejected", "Reply", "Subscribing",
+    "SubscribingProcessor", "Subscription", "Unavailable", "Upcasters", "Worker",
+    "upcast",
 ]

@@ -10,24 +10,17 @@ import asyncio
 import itertools
 import random
 import time
-from typing import AsyncIterator, Iterable, Iterator, Sequence
+from typing import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import grpc
 import grpc.aio
 
 from . import errors
-from .model import Command, Event, NewEvent, Outcome
-from .subscription import BEGINNING, Filter, Subscription, Watchdog, start_message
+from .connection import OPTIONS
+from .model import Command, Event, NewEvent, Origin, Outcome, Upcasters, write_origin
+from .processor import Delivered, Processor
+from .subscription import BEGINNING, AsyncSubscription, Filter, Following, Subscription, Watchdog, start_message
 from .v1 import cluster_pb2, cluster_pb2_grpc, command_pb2, command_pb2_grpc, event_pb2, event_pb2_grpc
-
-OPTIONS = [
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 1000),
-    ("grpc.max_receive_message_length", 16 << 20),
-    ("grpc.enable_http_proxy", 0),
-]
-
 
 class _Attempts:
     """How long to go on, how long one try may take, how long to wait in between."""
@@ -51,7 +44,7 @@ class _Attempts:
         return pause
 
 
-def _append_request(aggregate_type, aggregate_id, events, expected_sequence, command_id):
+def _append_request(aggregate_type, aggregate_id, events, expected_sequence, command_id, origin):
     import uuid
 
     request = event_pb2.AppendRequest(
@@ -59,6 +52,7 @@ def _append_request(aggregate_type, aggregate_id, events, expected_sequence, com
         aggregate_id=aggregate_id, events=[event.to_message() for event in events])
     if expected_sequence is not None:
         request.expected_sequence = expected_sequence
+    write_origin(request, origin)
     return request
 
 
@@ -77,6 +71,7 @@ class Client:
 
     def __init__(self, endpoints: Sequence[str] = ("localhost:7411",), timeout: float = 30.0,
                  try_timeout: float = 2.0):
+        self._endpoints = list(endpoints)
         self._channels = [grpc.insecure_channel(e, OPTIONS) for e in endpoints]
         self._next = itertools.count()
         self._timeout = timeout
@@ -111,9 +106,9 @@ class Client:
 
     def append(self, aggregate_type: str, aggregate_id: str, events: Iterable[NewEvent],
                expected_sequence: int | None = None, command_id: str | None = None,
-               timeout: float | None = None) -> Outcome:
+               timeout: float | None = None, origin: Origin = Origin()) -> Outcome:
         """Append events without a handler, exactly once for each command id."""
-        request = _append_request(aggregate_type, aggregate_id, events, expected_sequence, command_id)
+        request = _append_request(aggregate_type, aggregate_id, events, expected_sequence, command_id, origin)
         return Outcome.from_message(self._call(
             lambda channel: event_pb2_grpc.EventServiceStub(channel).Append, request, timeout))
 
@@ -145,10 +140,14 @@ class Client:
                 call.cancel()
 
     def subscribe(self, start=BEGINNING, filter: Filter = Filter(), credits: int = 2000,
-                  heartbeat: float = 10.0) -> Subscription:
+                  heartbeat: float = 10.0, upcasters: Upcasters = {}) -> Subscription:
         """Follow the log from BEGINNING, END, a token or a datetime. Iterate over what this gives; it
         survives failures of nodes, and ends when it is closed."""
-        return Subscription(self._channels, start, filter, credits, heartbeat, next(self._next))
+        return Subscription(self._channels, Following(start, filter, credits, heartbeat, upcasters), next(self._next))
+
+    def processor(self, group: str, handler: Callable[[Delivered], None], **options) -> Processor:
+        """A member of a processor group, for `run()`; see Processor."""
+        return Processor(self._endpoints, group, handler, **options)
 
     def read_all(self, start=BEGINNING, filter: Filter = Filter(), limit: int = 0,
                  stale: bool = False) -> Iterator[Event]:
@@ -312,6 +311,12 @@ class AsyncClient:
                 if started:
                     raise errors.from_rpc(error) from None
                 await asyncio.sleep(pause)
+
+    def subscribe(self, start=BEGINNING, filter: Filter = Filter(), credits: int = 2000,
+                  heartbeat: float = 10.0, upcasters: Upcasters = {}) -> AsyncSubscription:
+        """Follow the log; `async for event in client.subscribe(...)`. See Client.subscribe."""
+        return AsyncSubscription(self._channels, Following(start, filter, credits, heartbeat, upcasters),
+                                 next(self._next))
 
     async def topology(self, endpoint: int = 0) -> cluster_pb2.Topology:
         stub = cluster_pb2_grpc.ClusterServiceStub(self._channels[endpoint])

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import uuid
-from dataclasses import dataclass, field
-from typing import Any, Generic, Iterable, Mapping, Protocol, TypeVar, Union
+from dataclasses import dataclass, field, replace
+from typing import Any, Callable, Generic, Iterable, Mapping, Protocol, Sequence, Tuple, TypeVar, Union
 
 from .v1 import command_pb2, event_pb2
 
@@ -32,6 +32,34 @@ def read_payload(message) -> Union[bytes, str, None]:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What a command is part of; its events have the same."""
+
+    # The whole conversation. Empty: the command began one, under its own id.
+    correlation_id: str = ""
+    # The id of the event or command that led to the command.
+    causation_id: str = ""
+    # W3C Trace Context.
+    traceparent: str = ""
+    tracestate: str = ""
+
+
+def write_origin(message, origin: Origin) -> None:
+    if origin != Origin():
+        message.origin.correlation_id = origin.correlation_id
+        message.origin.causation_id = origin.causation_id
+        message.origin.traceparent = origin.traceparent
+        message.origin.tracestate = origin.tracestate
+
+
+def read_origin(message) -> Origin:
+    if not message.HasField("origin"):
+        return Origin()
+    return Origin(message.origin.correlation_id, message.origin.causation_id, message.origin.traceparent,
+                  message.origin.tracestate)
+
+
+@dataclass(frozen=True)
 class Command:
     aggregate_type: str
     aggregate_id: str
@@ -41,12 +69,23 @@ class Command:
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     metadata: Mapping[str, str] = field(default_factory=dict)
     expected_sequence: int | None = None
+    origin: Origin = Origin()
+
+    @staticmethod
+    def caused_by(event: Event, aggregate_type: str, aggregate_id: str, type: str, payload: Payload = None,
+                  **more) -> Command:
+        """A command that answers an event: part of its conversation, and the same each time the event comes."""
+        more.setdefault("id", f"{event.id}:{aggregate_type}:{type}")
+        origin = Origin(event.origin.correlation_id or event.command_id, event.id,
+                        event.origin.traceparent, event.origin.tracestate)
+        return Command(aggregate_type, aggregate_id, type, payload, origin=origin, **more)
 
     def to_message(self) -> command_pb2.Command:
         message = command_pb2.Command(
             command_id=self.id, aggregate_type=self.aggregate_type,
             aggregate_id=self.aggregate_id, type=self.type, metadata=dict(self.metadata))
         write_payload(message, self.payload)
+        write_origin(message, self.origin)
         if self.expected_sequence is not None:
             message.expected_sequence = self.expected_sequence
         return message
@@ -54,7 +93,8 @@ class Command:
     @staticmethod
     def from_message(message: command_pb2.Command) -> Command:
         return Command(message.aggregate_type, message.aggregate_id, message.type,
-                       read_payload(message), message.command_id, dict(message.metadata))
+                       read_payload(message), message.command_id, dict(message.metadata),
+                       origin=read_origin(message))
 
     def json(self) -> Any:
         """The payload, parsed."""
@@ -66,9 +106,14 @@ class NewEvent:
     type: str
     payload: Payload = None
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # Version of the payload's form.
+    revision: int = 0
+    # Made by the node when empty.
+    id: str = ""
 
     def to_message(self) -> event_pb2.NewEvent:
-        message = event_pb2.NewEvent(type=self.type, metadata=dict(self.metadata))
+        message = event_pb2.NewEvent(type=self.type, metadata=dict(self.metadata), revision=self.revision,
+                                     id=self.id)
         write_payload(message, self.payload)
         return message
 
@@ -85,23 +130,55 @@ class Event:
     time: datetime.datetime | None = None
     command_id: str = ""
     metadata: Mapping[str, str] = field(default_factory=dict)
+    id: str = ""
+    revision: int = 0
+    origin: Origin = Origin()
 
     @staticmethod
     def from_message(message: event_pb2.Event) -> Event:
         return Event(message.aggregate_type, message.aggregate_id, message.sequence, message.type,
                      read_payload(message), message.partition, message.position,
                      message.time.ToDatetime(tzinfo=datetime.timezone.utc), message.command_id,
-                     dict(message.metadata))
+                     dict(message.metadata), message.id, message.revision, read_origin(message))
 
     def json(self) -> Any:
         """The payload, parsed."""
         return None if self.payload is None else json.loads(self.payload)
+
+    def upcast(self, revision: int, payload: Payload, type: str | None = None) -> Event:
+        """The same event in a later form."""
+        written = event_pb2.NewEvent()
+        write_payload(written, payload)
+        return replace(self, revision=revision, payload=read_payload(written), type=type or self.type)
+
+
+# By event type and revision: what makes a later revision of it, with Event.upcast().
+Upcasters = Mapping[Tuple[str, int], Callable[[Event], Event]]
+
+
+def upcast(event: Event, upcasters: Upcasters) -> Event:
+    """Until no upcaster fits. What is stored stays as it is."""
+    while (upcaster := upcasters.get((event.type, event.revision))) is not None:
+        later = upcaster(event)
+        if later.revision <= event.revision:
+            raise ValueError(f"the upcaster of {event.type} revision {event.revision} gave revision {later.revision}")
+        event = later
+    return event
 
 
 @dataclass(frozen=True)
 class Reply:
     type: str
     payload: Payload = None
+
+
+@dataclass(frozen=True)
+class ProcessingFailure:
+    """A subscribing processor failed at an event of the command, or was late. The events are committed."""
+
+    group: str
+    timed_out: bool
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -114,6 +191,8 @@ class Outcome:
     reply: Reply | None = None
     # Address of the owner when another node was asked; a hint, so it doesn't make outcomes differ.
     owner: str = field(default="", compare=False)
+    # Of subscribing processors that report; a repeat of the command doesn't hear of it.
+    processing_failures: Sequence[ProcessingFailure] = field(default=(), compare=False)
 
     @staticmethod
     def from_message(message) -> Outcome:
@@ -121,7 +200,9 @@ class Outcome:
         if isinstance(message, command_pb2.DispatchResponse) and message.HasField("reply"):
             reply = Reply(message.reply.type, read_payload(message.reply))
         return Outcome(message.command_id, message.first_sequence, message.event_count,
-                       message.partition, message.token, reply, message.owner)
+                       message.partition, message.token, reply, message.owner,
+                       tuple(ProcessingFailure(f.group, f.timed_out, f.reason)
+                             for f in message.processing_failures))
 
 
 class Reject(Exception):
@@ -140,7 +221,10 @@ class Decider(Protocol, Generic[S]):
     Reject to refuse.
 
     A decider may save its state: with `snapshot_every` events between two snapshots,
-    `to_snapshot(state)` giving a payload and `from_snapshot(aggregate_id, payload)` reading it.
+    `to_snapshot(state)` giving a payload and `from_snapshot(aggregate_id, payload)` reading it; or when
+    building the state anew took `snapshot_after` seconds.
+
+    A decider may declare `upcasters`: evolve then never sees the old revisions.
     """
 
     aggregate_type: str

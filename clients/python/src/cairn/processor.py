@@ -12,8 +12,8 @@ from typing import Callable, Sequence
 import grpc
 
 from . import errors
-from .client import OPTIONS
-from .model import Event
+from .connection import OPTIONS
+from .model import Event, Upcasters, upcast
 from .subscription import BEGINNING, Filter, Watchdog, start_message
 from .v1 import event_pb2, event_pb2_grpc
 
@@ -26,6 +26,23 @@ class Delivered(Event):
     attempt: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class Subscribing:
+    """How commands are held up for a subscribing processor."""
+
+    # The reply to the command waits for the handler.
+    wait: bool = True
+    # So many seconds at most.
+    timeout: float = 5.0
+    # The caller hears of failures and lateness: Outcome.processing_failures.
+    report_failure: bool = False
+
+    def to_message(self) -> event_pb2.Subscribing:
+        message = event_pb2.Subscribing(no_wait=not self.wait, report_failure=self.report_failure)
+        message.timeout.FromNanoseconds(int(self.timeout * 1e9))
+        return message
+
+
 class Processor:
     """`handler(event)` is called for one event after the other; when it returns, the event is done. When it
     raises, the event comes again after a pause, and is parked after some attempts.
@@ -36,7 +53,9 @@ class Processor:
 
     def __init__(self, endpoints: Sequence[str], group: str, handler: Callable[[Delivered], None],
                  start=BEGINNING, filter: Filter = Filter(), member: str = "", window: int = 0,
-                 ack_timeout: float = 30.0):
+                 ack_timeout: float = 30.0, upcasters: Upcasters = {}, subscribing: Subscribing | None = None):
+        self._subscribing = subscribing
+        self._upcasters = upcasters
         self._endpoints = list(endpoints)
         self._group = group
         self._handler = handler
@@ -51,6 +70,8 @@ class Processor:
         self._busy = False
         self.partitions: frozenset[int] = frozenset()
         self.joins = 0
+        # It is a member now.
+        self.joined = threading.Event()
 
     def stop(self) -> None:
         """From any thread: run() returns after the event at hand, when its acknowledgement is on its way."""
@@ -74,9 +95,10 @@ class Processor:
             except grpc.RpcError as broken:
                 error = errors.from_rpc(broken)
             self.partitions = frozenset()
+            self.joined.clear()
             if self._stop.is_set():
                 return
-            if not errors.is_retryable(error) and error.reason != "ACK_TIMEOUT":
+            if not errors.is_retryable(error) and error.reason not in ("ACK_TIMEOUT", "TOO_SLOW"):
                 raise error
             self._stop.wait(max(error.retry_after, pause * random.uniform(0.5, 1.5)))
             pause = min(pause * 2, 1.0)
@@ -85,7 +107,10 @@ class Processor:
         join = event_pb2.JoinGroup(group=self._group, member=self._member, window=self._window,
                                    filter=self._filter.to_message())
         join.ack_timeout.FromNanoseconds(int(self._ack_timeout * 1e9))
-        getattr(join, "from").CopyFrom(start_message(self._start))
+        if self._subscribing is None:
+            getattr(join, "from").CopyFrom(start_message(self._start))
+        else:
+            join.subscribing.CopyFrom(self._subscribing.to_message())
         return event_pb2.ProcessRequest(join=join)
 
     def _one_stream(self, channel) -> bool:
@@ -104,6 +129,7 @@ class Processor:
                 watchdog.alive()
                 if response.WhichOneof("response") == "assignment":
                     self.partitions = frozenset(response.assignment.partitions)
+                    self.joined.set()
                     continue
                 any_delivery = True
                 with self._lock:
@@ -145,16 +171,62 @@ class Processor:
                 if message.position > failing[message.partition]:
                     continue  # it comes again behind the one that failed
                 del failing[message.partition]
-            event = Event.from_message(message)
-            event = Delivered(**{f.name: getattr(event, f.name) for f in dataclasses.fields(event)},
-                              replayed=event.position < delivery.replay_until, attempt=attempt)
-            attempt = 0
             try:
-                self._handler(event)
+                event = upcast(Event.from_message(message), self._upcasters)
+                self._handler(Delivered(**{f.name: getattr(event, f.name) for f in dataclasses.fields(event)},
+                                        replayed=message.position < delivery.replay_until, attempt=attempt))
             except Exception as error:
-                failing[event.partition] = event.position
+                if self._subscribing is None:  # it comes again, and what is behind it
+                    failing[message.partition] = message.position
                 says.put(event_pb2.ProcessRequest(fail=event_pb2.Failure(
-                    partition=event.partition, position=event.position, reason=f"{type(error).__name__}: {error}")))
-                return
+                    partition=message.partition, position=message.position,
+                    reason=f"{type(error).__name__}: {error}")))
+                if self._subscribing is None:
+                    return
+                continue
+            attempt = 0
             says.put(event_pb2.ProcessRequest(acknowledge=event_pb2.Acknowledgement(
-                partition=event.partition, position=event.position, up_to=True)))
+                partition=message.partition, position=message.position, up_to=True)))
+
+
+class SubscribingProcessor:
+    """A member of a group of subscribing processors at every endpoint.
+
+    `handler(event)` gets the events of the commands that a node has handled, on the stream of that node, right
+    after they are committed; the caller of the command hears when the handler has returned (see Subscribing).
+    It is called by one thread for each endpoint. An event at which it raises isn't given again, and what is
+    committed while it isn't connected to the owner is never given: a Processor misses nothing.
+    """
+
+    def __init__(self, endpoints: Sequence[str], group: str, handler: Callable[[Delivered], None],
+                 subscribing: Subscribing = Subscribing(), **options):
+        self.members = [Processor([endpoint], group, handler, subscribing=subscribing, **options)
+                        for endpoint in endpoints]
+
+    def stop(self) -> None:
+        """From any thread: run() returns after the events at hand."""
+        for member in self.members:
+            member.stop()
+
+    def wait_joined(self, timeout: float | None = None) -> bool:
+        """True once it is a member at every endpoint."""
+        return all([member.joined.wait(timeout) for member in self.members])
+
+    def run(self) -> None:
+        """Until stop(); raises what a member can't get over."""
+        broken: list[BaseException] = []
+
+        def one(member: Processor) -> None:
+            try:
+                member.run()
+            except BaseException as error:
+                broken.append(error)
+                self.stop()
+
+        threads = [threading.Thread(target=one, args=(member,), daemon=True) for member in self.members]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if broken:
+            raise broken[0]

@@ -10,14 +10,15 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
+import time
 from typing import Any, Sequence
 
 import grpc
 import grpc.aio
 
-from .client import OPTIONS
+from .connection import OPTIONS
 from .model import (Command, Decider, Event, NewEvent, Reject, Reply, read_payload,
-                    write_payload)
+                    upcast, write_payload)
 from .v1 import command_pb2, command_pb2_grpc, event_pb2, event_pb2_grpc
 
 log = logging.getLogger("cairn.worker")
@@ -28,12 +29,13 @@ CACHE_AGGREGATES = 100_000
 class _Copy:
     """An aggregate as one node has shown it."""
 
-    __slots__ = ("state", "sequence", "snapshot_sequence")
+    __slots__ = ("state", "sequence", "snapshot_sequence", "slow")
 
     def __init__(self, state: Any, sequence: int = 0):
         self.state = state
         self.sequence = sequence
         self.snapshot_sequence = sequence
+        self.slow = False  # building it took so long that a snapshot is due
 
 
 class Worker:
@@ -133,6 +135,7 @@ class _Session:
 
     async def _bring_up(self, execute: command_pb2.Execute) -> _Copy | None:
         aggregate_id = execute.command.aggregate_id
+        begun = time.monotonic()
         copy = self._copies.get(aggregate_id)
         if execute.HasField("snapshot"):
             copy = self._from_snapshot(aggregate_id, execute.snapshot)
@@ -156,6 +159,8 @@ class _Session:
                         self._take(copy, message)
         if copy.sequence != execute.sequence:
             return None
+        if time.monotonic() - begun >= getattr(self._decider, "snapshot_after", float("inf")):
+            copy.slow = copy.sequence > copy.snapshot_sequence
         self._copies[aggregate_id] = copy
         self._copies.move_to_end(aggregate_id)
         if len(self._copies) > CACHE_AGGREGATES:
@@ -174,14 +179,16 @@ class _Session:
 
     def _snapshot(self, copy: _Copy, result: command_pb2.ExecutionResult) -> None:
         every = getattr(self._decider, "snapshot_every", 0)
-        if every > 0 and copy.sequence - copy.snapshot_sequence >= every:
+        if (every > 0 and copy.sequence - copy.snapshot_sequence >= every) or copy.slow:
+            copy.slow = False
             write_payload(result.snapshot, self._decider.to_snapshot(copy.state))
             result.snapshot.sequence = copy.snapshot_sequence = copy.sequence
 
     def _take(self, copy: _Copy, message: event_pb2.Event) -> None:
         if message.sequence != copy.sequence:
             raise ValueError(f"event {message.sequence} came, {copy.sequence} was expected")
-        copy.state = self._decider.evolve(copy.state, Event.from_message(message))
+        event = upcast(Event.from_message(message), getattr(self._decider, "upcasters", {}))
+        copy.state = self._decider.evolve(copy.state, event)
         copy.sequence += 1
 
     def _decide(self, copy: _Copy, command: Command, result: command_pb2.ExecutionResult) -> None:
