@@ -4,6 +4,7 @@
 enum {
     GRID_MS = 25, /* timers fire together, so that heartbeats of all partitions share frames */
     BALANCE_MS = 250,
+    ANNOUNCE_MS = 2000,
     BALANCE_RETRY_MS = 5000,
     BALANCE_MOVES = 4,
     /* A disk that gives damaged records back after so many repairs isn't one to go on with. */
@@ -87,6 +88,28 @@ static void greet(struct engine *engine, uint64_t node_id)
         }
     }
     engine->rescan = true;
+}
+
+/* Who holds no replica learns of an owner only by its notes, and one may be lost: the peer's engine may not have
+ * begun yet, or its queue was full. Without a word from it again the peer would never know. */
+static void announce_again(struct engine *engine)
+{
+    const struct founding *founding = engine->settings.founding;
+
+    if (engine->moment.now_ms < engine->next_announce)
+        return;
+    engine->next_announce = engine->moment.now_ms + ANNOUNCE_MS;
+    for (size_t i = 0; i < engine->slot_count && i < engine_partitions(engine); i++) {
+        struct slot *slot = &engine->slots[i];
+        struct owner_note note = {slot->id, engine->settings.node_id, 0};
+
+        if (slot->partition == NULL || !partition_is_owner(slot->partition))
+            continue;
+        note.epoch = partition_view(slot->partition).term;
+        for (size_t j = 0; j < founding->founder_count; j++)
+            if (!slot_holds(slot, founding->founders[j].node_id))
+                frame_add_owner(engine_outbox(engine, founding->founders[j].node_id), &note);
+    }
 }
 
 void engine_link(struct engine *engine, uint64_t node_id, bool up)
@@ -311,6 +334,7 @@ static void tick(struct engine *engine)
         if (engine->slots[i].partition != NULL)
             tick_slot(engine, &engine->slots[i]);
     balance(engine);
+    announce_again(engine);
     router_tick(engine, false);
     read_index_tick(engine);
     engine->next_tick = next_tick(engine);

@@ -52,6 +52,7 @@ struct engine {
     struct moment moment;
     uint64_t next_tick;
     uint64_t next_balance;
+    uint64_t next_announce;
     uint64_t next_complaint;
     bool stored_moved; /* reads may go on */
     bool rescan;       /* routes changed: waiting commands may go on */

@@ -306,6 +306,27 @@ static bool replicas_agree(struct world *w, uint16_t p)
     return true;
 }
 
+/* Every node that is alive knows who owns each partition; else *who doesn't. */
+static bool owners_known(struct world *w, int *who)
+{
+    for (uint16_t p = 0; p < PARTITIONS; p++)
+        for (int i = 0; i < w->node_count; i++) {
+            uint64_t epoch;
+            uint64_t owner = w->nodes[i].alive ? engine_owner(w->nodes[i].engine, p, &epoch) : 0;
+            bool right = false;
+
+            for (int j = 0; j < w->node_count && owner != 0; j++)
+                right = right || (w->ids[j] == owner && replica(w, j, p) != NULL &&
+                                  partition_is_owner(replica(w, j, p)));
+            if (w->nodes[i].alive && !right) {
+                if (who != NULL)
+                    *who = i;
+                return false;
+            }
+        }
+    return true;
+}
+
 bool oracle_settled(struct world *w)
 {
     if (!w->healed || w->open_ops > 0)
@@ -316,7 +337,7 @@ bool oracle_settled(struct world *w)
     for (uint16_t p = 0; p < PARTITIONS; p++)
         if (!replicas_agree(w, p))
             return false;
-    return subscribers_settled(w) && group_settled(w);
+    return owners_known(w, NULL) && subscribers_settled(w) && group_settled(w);
 }
 
 static void compare_stores(struct world *w, struct node *a, struct node *b, uint16_t p)
@@ -387,10 +408,15 @@ static void check_stored(struct world *w, struct node *n, uint16_t p)
 
 void oracle_final(struct world *w)
 {
+    int unknowing = 0;
+
     for (int i = 0; i < CLIENTS; i++)
         if (w->clients[i].op >= 0)
             broken(w, 8, "c%d has no end %llu s after the faults ended", w->clients[i].op,
                    (unsigned long long)(w->now_us / 1000000 - 10));
+    if (!owners_known(w, &unknowing))
+        broken(w, 9, "node %d doesn't know an owner %llu s after the faults ended", unknowing,
+               (unsigned long long)(w->now_us / 1000000 - 10));
     subscribers_final(w);
     group_final(w);
     for (uint16_t p = 0; p < PARTITIONS && w->broken_promise == 0; p++) {
