@@ -4,6 +4,7 @@
 #define CAIRN_SERVER_FEED_H
 
 #include "event/event.h"
+#include "event/query.h"
 #include "node.h"
 
 enum feed_letter_kind {
@@ -37,6 +38,8 @@ struct feed_relay {
     struct feed_relay *next;
     struct feed *feed;
     struct foreign *foreign;
+    struct query_source *source; /* of a query */
+    bool begun;                  /* it has said something */
     uint32_t *partitions;
     size_t count;
     uint64_t last_target;
@@ -51,7 +54,8 @@ struct feed {
     struct node *node;
     struct rpc_stream *stream; /* held */
     struct arena arena;        /* of the request, for life */
-    bool read_all;
+    bool read_all; /* it ends */
+    struct query_request question; /* of kind QUERY_NONE: a subscription or a walk forwards */
     bool started; /* the request came; the poller's */
     struct subscribe_request request;
     struct read_all_request read_request;
@@ -61,7 +65,8 @@ struct feed {
 
     /* The feeder's. */
     struct feed *next;
-    struct subscription *subscription;
+    struct subscription *subscription; /* one of these two */
+    struct query *query;
     struct awaiting_many *awaits;
     bool finished;  /* its status is sent */
     bool is_closed; /* nothing of its stream comes any more */
@@ -131,7 +136,7 @@ struct group_question {
 };
 
 void feeder_send(struct feeder *feeder, struct feed_letter *letter);
-struct feed *feed_new(struct node *node, struct rpc_stream *stream, bool read_all);
+struct feed *feed_new(struct node *node, struct rpc_stream *stream, bool read_all, enum query_kind question);
 void feed_finish(struct feed *feed, const struct fault *fault);
 
 /* A reader of the feeder's own; from its thread. The request is copied. */

@@ -62,7 +62,8 @@ void feed_relays_make(struct feed *feed, const bool *held)
         for (uint32_t p = 0; p < founding->partition_count; p++)
             for (size_t i = 0; i < founding->sets[p].count; i++)
                 if (!held[p] && !taken[p] && founding->sets[p].replicas[i] == node_id &&
-                    subscription_includes(feed->subscription, p)) {
+                    (feed->query != NULL ? query_includes(feed->query, p)
+                                         : subscription_includes(feed->subscription, p))) {
                     taken[p] = true;
                     partitions[count++] = p;
                 }
@@ -73,7 +74,10 @@ void feed_relays_make(struct feed *feed, const bool *held)
         relay->count = count;
         relay->partitions = memory_take(count * sizeof *partitions);
         memcpy(relay->partitions, partitions, count * sizeof *partitions);
-        relay->foreign = subscription_foreign(feed->subscription, partitions, count);
+        if (feed->query != NULL)
+            relay->source = query_foreign(feed->query);
+        else
+            relay->foreign = subscription_foreign(feed->subscription, partitions, count);
         relay->next = feed->relays;
         feed->relays = relay;
     }
@@ -103,6 +107,33 @@ static uint64_t choose(const struct feed_relay *relay)
         again = all ? candidate : again;
     }
     return again;
+}
+
+static void open_source(struct feed_relay *relay, uint64_t target, const char *address, const char *method,
+                        const struct buffer *request)
+{
+    relay->last_target = target;
+    rpc_channel_free(relay->channel);
+    relay->channel = rpc_channel_new(relay->feed->node->loop, address, GRPC_MESSAGE_BYTES_MAX);
+    relay->stream = rpc_stream_open(relay->channel, method, &events, relay, 0);
+    rpc_stream_send(relay->stream, buffer_bytes(request));
+    if (relay->feed->read_all)
+        rpc_stream_finish(relay->stream, 0, NULL, BYTES_NONE);
+}
+
+static void ask_source(struct feed_relay *relay, uint64_t target, const char *address)
+{
+    static const char *const methods[] = {[QUERY_BACKWARDS] = "/cairn.v1.EventService/ReadAll",
+                                          [QUERY_AGGREGATES] = "/cairn.v1.EventService/ListAggregates",
+                                          [QUERY_COUNT] = "/cairn.v1.EventService/CountEvents"};
+    struct query_request question = relay->feed->question;
+    struct buffer out = {0};
+
+    question.filter.partitions = relay->partitions;
+    question.filter.partition_count = relay->count;
+    wire_query_pack(&out, &question);
+    open_source(relay, target, address, methods[question.kind], &out);
+    buffer_release(&out);
 }
 
 static void dial(struct feed_relay *relay, uint64_t target, const char *address)
@@ -135,13 +166,7 @@ static void dial(struct feed_relay *relay, uint64_t target, const char *address)
     } else {
         wire_subscribe_pack(&out, &request);
     }
-    relay->last_target = target;
-    rpc_channel_free(relay->channel);
-    relay->channel = rpc_channel_new(feed->node->loop, address, GRPC_MESSAGE_BYTES_MAX);
-    relay->stream = rpc_stream_open(relay->channel, method, &events, relay, 0);
-    rpc_stream_send(relay->stream, buffer_bytes(&out));
-    if (feed->read_all)
-        rpc_stream_finish(relay->stream, 0, NULL, BYTES_NONE);
+    open_source(relay, target, address, method, &out);
     buffer_release(&out);
     buffer_release(&token);
 }
@@ -163,25 +188,33 @@ void feed_relays_tick(struct feed *feed, uint64_t now_ms)
             rest->partitions = memory_take(rest->count * sizeof *rest->partitions);
             relay->count -= rest->count;
             memcpy(rest->partitions, relay->partitions + relay->count, rest->count * sizeof *rest->partitions);
-            rest->foreign = subscription_foreign(feed->subscription, rest->partitions, rest->count);
-            if (foreign_begun(relay->foreign))
+            if (feed->query != NULL)
+                rest->source = query_foreign(feed->query);
+            else
+                rest->foreign = subscription_foreign(feed->subscription, rest->partitions, rest->count);
+            if (rest->foreign != NULL && foreign_begun(relay->foreign))
                 foreign_begin(rest->foreign);
             relay->next = rest;
             relay->retry_ms = now_ms;
         } else if (target != 0 &&
                    control_member_address(feed->node->control, target, address, sizeof address)) {
-            dial(relay, target, address);
+            (feed->query != NULL ? ask_source : dial)(relay, target, address);
         }
     }
+}
+
+static size_t waiting(const struct feed_relay *relay)
+{
+    return relay->source != NULL ? query_waiting(relay->source) : foreign_waiting(relay->foreign);
 }
 
 void feed_relays_credit(struct feed *feed)
 {
     for (struct feed_relay *relay = feed->relays; relay != NULL; relay = relay->next) {
-        struct subscribe_request more = {.credits = foreign_given(relay->foreign)};
+        struct subscribe_request more = {.credits = relay->foreign == NULL ? 0 : foreign_given(relay->foreign)};
         struct buffer out = {0};
 
-        if (relay->stream != NULL && foreign_waiting(relay->foreign) < WAITING_BYTES_MAX)
+        if (relay->stream != NULL && waiting(relay) < WAITING_BYTES_MAX)
             rpc_stream_pause(relay->stream, false);
         if (more.credits == 0 || relay->stream == NULL || feed->read_all)
             continue;
@@ -193,13 +226,16 @@ void feed_relays_credit(struct feed *feed)
 
 void feed_relay_took(struct feed_note *note)
 {
+    struct bytes message = {note->bytes, note->len};
     struct fault fault;
 
     if (note->feed->finished || note->relay->stream == NULL)
         return;
-    if (foreign_take(note->relay->foreign, (struct bytes){note->bytes, note->len}, &fault) != STATUS_OK)
+    note->relay->begun = true;
+    if ((note->relay->source != NULL ? query_take(note->relay->source, message, &fault)
+                                     : foreign_take(note->relay->foreign, message, &fault)) != STATUS_OK)
         rpc_stream_cancel(note->relay->stream);
-    if (foreign_waiting(note->relay->foreign) >= WAITING_BYTES_MAX)
+    if (waiting(note->relay) >= WAITING_BYTES_MAX)
         rpc_stream_pause(note->relay->stream, true); /* feed_relays_credit() goes on */
 }
 
@@ -213,7 +249,14 @@ void feed_relay_closed(struct feed_note *note, uint64_t now_ms)
     relay->retry_ms = now_ms + RETRY_MS;
     if (relay->feed->read_all && note->code == CODE_OK) {
         relay->ended = true;
-        foreign_end(relay->foreign);
+        if (relay->source != NULL)
+            query_source_ended(relay->source);
+        else
+            foreign_end(relay->foreign);
+    } else if (relay->source != NULL && relay->begun) { /* what it gave is given: nobody can go on there */
+        (void)fault_set(&fault, STATUS_UNAVAILABLE, "SOURCE_BROKE",
+                        "a node that this one asked broke off (%s); ask again", note->text);
+        feed_finish(relay->feed, &fault);
     }
     if (note->code == CODE_INVALID_ARGUMENT) { /* it knows better: the token is none */
         (void)fault_set(&fault, STATUS_INVALID, "TOKEN_INVALID", "%s", note->text);

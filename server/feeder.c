@@ -51,13 +51,14 @@ size_t feeder_count(const struct feeder *feeder)
 
 /* ---- one feed ---- */
 
-struct feed *feed_new(struct node *node, struct rpc_stream *stream, bool read_all)
+struct feed *feed_new(struct node *node, struct rpc_stream *stream, bool read_all, enum query_kind question)
 {
     struct feed *feed = memory_zero(1, sizeof *feed);
 
     feed->node = node;
     feed->stream = rpc_stream_hold(stream);
     feed->read_all = read_all;
+    feed->question.kind = question;
     feed->open.kind = FEED_OPEN;
     feed->more.kind = FEED_MORE;
     feed->closed.kind = FEED_CLOSED;
@@ -191,18 +192,34 @@ static bool check_ahead(struct feed *feed)
     return count > 0;
 }
 
+static enum status make_query(struct feed *feed, struct fault *fault)
+{
+    const struct founding *founding = atomic_load(&feed->node->founding);
+    struct token_of cluster = {founding->cluster_id, founding->partition_count};
+    struct arena arena = {0};
+    bool *held = held_here(feed, &arena);
+    enum status status = query_new(&feed->query, &feed->question, &cluster, held, feed->node->store, fault);
+
+    if (status == STATUS_OK)
+        feed_relays_make(feed, held);
+    arena_release(&arena);
+    return status;
+}
+
 static void open_subscription(struct feed *feed)
 {
     struct fault fault;
+    bool asks = feed->question.kind != QUERY_NONE;
 
-    if (make_subscription(feed, &fault) != STATUS_OK) {
+    if ((asks ? make_query(feed, &fault) : make_subscription(feed, &fault)) != STATUS_OK) {
         if (fault.status == STATUS_DAMAGED)
             (void)fault_set(&fault, STATUS_UNAVAILABLE, "REPLICA_DAMAGED",
                             "this node's store has a damaged record; ask another node");
         feed_finish(feed, &fault);
         return;
     }
-    (void)check_ahead(feed);
+    if (!asks)
+        (void)check_ahead(feed);
 }
 
 /* A linearizable ReadAll waits for what was acknowledged before it came. */
@@ -301,7 +318,7 @@ static void awaited(struct feed *feed)
         feed_finish(feed, &fault);
         return;
     }
-    if (feed->subscription == NULL) {
+    if (feed->subscription == NULL && feed->query == NULL) {
         open_subscription(feed);
         return;
     }
@@ -319,26 +336,38 @@ static void awaited(struct feed *feed)
 
 static bool can_give(const struct feed *feed)
 {
-    return feed->subscription != NULL && feed->awaits == NULL && !feed->finished && !feed->is_closed;
+    return (feed->subscription != NULL || feed->query != NULL) && feed->awaits == NULL && !feed->finished &&
+           !feed->is_closed;
+}
+
+static bool wants(const struct feed *feed, uint64_t now_ms)
+{
+    return feed->query != NULL ? query_wants(feed->query) : subscription_wants(feed->subscription, now_ms);
 }
 
 /* One message; true when there may be another. */
 static bool give(struct feed *feed)
 {
     struct buffer message = {0};
-    uint64_t before = subscription_given(feed->subscription);
     uint32_t partition = 0;
     struct fault fault;
-    enum status status = subscription_next(feed->subscription, clock_monotonic_ms(), &message, &partition, &fault);
+    enum status status;
 
+    if (feed->query != NULL) {
+        status = query_next(feed->query, &message, &partition, &fault);
+    } else {
+        uint64_t before = subscription_given(feed->subscription);
+
+        status = subscription_next(feed->subscription, clock_monotonic_ms(), &message, &partition, &fault);
+        METRIC_ADD(feed->node, events_given, subscription_given(feed->subscription) - before);
+    }
     if (message.len > 0 && feed->stream == NULL)
         feed->sink(feed, buffer_bytes(&message));
-    else if (message.len > 0)
-        rpc_stream_send(feed->stream, buffer_bytes(&message));
+    else if (message.len > 0 || (status == STATUS_NOT_FOUND && feed->question.kind == QUERY_COUNT))
+        rpc_stream_send(feed->stream, buffer_bytes(&message)); /* a count is one message, also of nothing */
     buffer_release(&message);
-    METRIC_ADD(feed->node, events_given, subscription_given(feed->subscription) - before);
     feed_relays_credit(feed);
-    if (feed->read_all)
+    if (feed->read_all && feed->subscription != NULL)
         subscription_credit(feed->subscription, SUBSCRIPTION_CREDITS_MAX);
     if (status == STATUS_OK)
         return true;
@@ -362,7 +391,7 @@ static bool serve_all(struct feeder *feeder)
         if (feed->stream == NULL && feed->subscription == NULL && !feed->finished && feed->awaits == NULL)
             open_subscription(feed);
     for (struct feed *feed = feeder->feeds; feed != NULL; feed = feed->next)
-        if (can_give(feed) && subscription_wants(feed->subscription, now) &&
+        if (can_give(feed) && wants(feed, now) &&
             (feed->stream == NULL || rpc_stream_pending(feed->stream) < SUBSCRIPTION_PENDING_MAX) && give(feed))
             more = true;
     return more;
@@ -458,6 +487,7 @@ static void feed_free(struct feed *feed)
 {
     feed_relays_free(feed);
     subscription_free(feed->subscription);
+    query_free(feed->query);
     rpc_stream_drop(feed->stream);
     arena_release(&feed->arena);
     free(feed->awaits);
@@ -484,7 +514,7 @@ static uint64_t look_after(struct feeder *feeder)
         }
         relays = relays || feed_relays_open(feed);
         if (can_give(feed)) {
-            if (subscription_deadline(feed->subscription) < next)
+            if (feed->subscription != NULL && subscription_deadline(feed->subscription) < next)
                 next = subscription_deadline(feed->subscription);
             if (feed->relays != NULL) {
                 feed_relays_tick(feed, now);

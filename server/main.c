@@ -168,6 +168,8 @@ static enum status serve(struct node *node, struct fault *fault)
         {"/cairn.v1.EventService/ReadAggregate", node, NULL, &read_aggregate_events},
         {"/cairn.v1.EventService/Subscribe", node, NULL, &subscribe_events},
         {"/cairn.v1.EventService/ReadAll", node, NULL, &read_all_events},
+        {"/cairn.v1.EventService/ListAggregates", node, NULL, &list_aggregates_events},
+        {"/cairn.v1.EventService/CountEvents", node, NULL, &count_events_events},
         {"/cairn.v1.EventService/Process", node, NULL, &process_events},
         {"/cairn.v1.EventService/GetGroup", node, get_group_call, NULL},
         {"/cairn.v1.EventService/ResetGroup", node, reset_group_call, NULL},

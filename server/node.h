@@ -391,6 +391,8 @@ extern const struct rpc_stream_events handle_commands_events;
 extern const struct rpc_stream_events read_aggregate_events;
 extern const struct rpc_stream_events subscribe_events;
 extern const struct rpc_stream_events read_all_events;
+extern const struct rpc_stream_events list_aggregates_events;
+extern const struct rpc_stream_events count_events_events;
 extern const struct rpc_stream_events process_events;
 void get_group_call(void *context, struct rpc_call *call, struct bytes request);
 void reset_group_call(void *context, struct rpc_call *call, struct bytes request);

@@ -4,12 +4,22 @@
 
 static void opened(void *context, struct rpc_stream *stream)
 {
-    rpc_stream_set_user(stream, feed_new(context, stream, false));
+    rpc_stream_set_user(stream, feed_new(context, stream, false, QUERY_NONE));
 }
 
 static void read_all_opened(void *context, struct rpc_stream *stream)
 {
-    rpc_stream_set_user(stream, feed_new(context, stream, true));
+    rpc_stream_set_user(stream, feed_new(context, stream, true, QUERY_NONE));
+}
+
+static void list_opened(void *context, struct rpc_stream *stream)
+{
+    rpc_stream_set_user(stream, feed_new(context, stream, true, QUERY_AGGREGATES));
+}
+
+static void count_opened(void *context, struct rpc_stream *stream)
+{
+    rpc_stream_set_user(stream, feed_new(context, stream, true, QUERY_COUNT));
 }
 
 static void start(struct feed *feed)
@@ -69,6 +79,29 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
     arena_release(&arena);
 }
 
+/* What ends, has one request. */
+static enum status decode_request(struct feed *feed, struct bytes packed, struct fault *fault)
+{
+    struct query_request *question = &feed->question;
+    struct read_all_request *all = &feed->read_request;
+    enum status status;
+
+    if (question->kind == QUERY_NONE) {
+        status = wire_read_all_decode(packed, &feed->arena, all, fault);
+        if (status == STATUS_OK && all->backwards)
+            *question = (struct query_request){.kind = QUERY_BACKWARDS,
+                                               .filter = all->filter,
+                                               .from = all->from,
+                                               .limit = all->limit,
+                                               .stale = all->stale};
+        return status;
+    }
+    status = question->kind == QUERY_COUNT ? wire_count_events_decode(packed, &feed->arena, question, fault)
+                                           : wire_list_aggregates_decode(packed, &feed->arena, question, fault);
+    *all = (struct read_all_request){.filter = question->filter, .stale = question->stale};
+    return status;
+}
+
 static void read_all_message(void *user, struct rpc_stream *stream, struct bytes packed)
 {
     struct feed *feed = user;
@@ -76,8 +109,7 @@ static void read_all_message(void *user, struct rpc_stream *stream, struct bytes
 
     if (feed->started)
         return; /* gRPC allows one request */
-    if (wire_read_all_decode(arena_copy(&feed->arena, packed), &feed->arena, &feed->read_request, &fault) !=
-        STATUS_OK) {
+    if (decode_request(feed, arena_copy(&feed->arena, packed), &fault) != STATUS_OK) {
         fault_finish_stream(stream, &fault);
         return;
     }
@@ -113,5 +145,9 @@ static void closed(void *user, struct rpc_stream *stream, int code, const char *
 
 const struct rpc_stream_events subscribe_events = {
     .opened = opened, .message = message, .closed = closed, .drained = drained};
+const struct rpc_stream_events list_aggregates_events = {
+    .opened = list_opened, .message = read_all_message, .closed = closed, .drained = drained};
+const struct rpc_stream_events count_events_events = {
+    .opened = count_opened, .message = read_all_message, .closed = closed, .drained = drained};
 const struct rpc_stream_events read_all_events = {
     .opened = read_all_opened, .message = read_all_message, .closed = closed, .drained = drained};

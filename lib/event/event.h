@@ -38,6 +38,10 @@ MUST_USE enum status token_read(struct bytes token, const struct token_of *clust
 
 /* ---- subscriptions ---- */
 
+/* The packed event at a position, in the arena; DAMAGED when the position has no record or no event. */
+MUST_USE enum status event_at(struct store *store, uint32_t partition, uint64_t position, struct arena *arena,
+                              struct bytes *packed, struct fault *fault);
+
 /* One behind the last position that is stored here. */
 MUST_USE enum status log_end(struct store *store, uint32_t partition, uint64_t *end, struct fault *fault);
 /* All of it in the arena. */

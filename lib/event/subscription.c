@@ -111,8 +111,8 @@ enum status log_end(struct store *store, uint32_t partition, uint64_t *end, stru
 }
 
 /* The packed event that a position's record names. */
-static enum status event_of(struct subscription *s, uint32_t partition, struct bytes position_value,
-                            struct bytes *packed, struct fault *fault)
+static enum status event_of(struct store *store, uint32_t partition, struct bytes position_value,
+                            struct arena *arena, struct bytes *packed, struct fault *fault)
 {
     uint64_t sequence;
     struct bytes id;
@@ -125,7 +125,7 @@ static enum status event_of(struct subscription *s, uint32_t partition, struct b
     memcpy(&sequence, position_value.data, sizeof sequence);
     id = (struct bytes){position_value.data + sizeof sequence, position_value.len - sizeof sequence};
     key = key_event((uint16_t)partition, id, sequence);
-    status = store_get(s->store, STORE_EVENTS, key_bytes(&key), &s->scratch, packed, fault);
+    status = store_get(store, STORE_EVENTS, key_bytes(&key), arena, packed, fault);
     if (status == STATUS_NOT_FOUND)
         status = fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD",
                            "partition %u has a position without its event: sequence %llu of aggregate %.*s",
@@ -133,17 +133,26 @@ static enum status event_of(struct subscription *s, uint32_t partition, struct b
     return status;
 }
 
+enum status event_at(struct store *store, uint32_t partition, uint64_t position, struct arena *arena,
+                     struct bytes *packed, struct fault *fault)
+{
+    struct store_key key = key_position((uint16_t)partition, position);
+    struct bytes value;
+    enum status status = store_get(store, STORE_POSITIONS, key_bytes(&key), arena, &value, fault);
+
+    if (status == STATUS_NOT_FOUND)
+        return fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD", "partition %u has no record of position %llu",
+                         partition, (unsigned long long)position);
+    return status == STATUS_OK ? event_of(store, partition, value, arena, packed, fault) : status;
+}
+
 static enum status time_at(struct subscription *s, uint32_t partition, uint64_t position, int64_t *time_ms,
                            struct fault *fault)
 {
-    struct store_key key = key_position((uint16_t)partition, position);
     struct event_head head;
-    struct bytes value;
     struct bytes packed;
-    enum status status = store_get(s->store, STORE_POSITIONS, key_bytes(&key), &s->scratch, &value, fault);
+    enum status status = event_at(s->store, partition, position, &s->scratch, &packed, fault);
 
-    if (status == STATUS_OK)
-        status = event_of(s, partition, value, &packed, fault);
     if (status == STATUS_OK)
         status = wire_event_peek(packed, &head, fault);
     if (status == STATUS_OK)
@@ -364,7 +373,7 @@ static enum status walk(struct subscription *s, uint32_t partition, struct page 
             s->token_due = true;
             continue;
         }
-        status = event_of(s, partition, value, &packed, fault);
+        status = event_of(s->store, partition, value, &s->scratch, &packed, fault);
         if (status == STATUS_OK && looks_inside(filter))
             status = wire_event_peek(packed, &head, fault);
         if (status != STATUS_OK)

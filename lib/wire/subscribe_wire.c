@@ -114,6 +114,54 @@ enum status wire_subscribe_decode(struct bytes packed, struct arena *arena,
     return status == STATUS_OK ? event_filter_from(arena, start->filter, &request->filter, fault) : status;
 }
 
+static enum status check_consistency(Cairn__V1__Consistency consistency, struct fault *fault)
+{
+    if ((unsigned)consistency > CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE)
+        return fault_set(fault, STATUS_INVALID, "UNKNOWN_ENUM",
+                         "consistency has a value that this node doesn't know");
+    return STATUS_OK;
+}
+
+enum status wire_list_aggregates_decode(struct bytes packed, struct arena *arena, struct query_request *request,
+                                        struct fault *fault)
+{
+    const Cairn__V1__ListAggregatesRequest *message =
+        wire_unpack(&cairn__v1__list_aggregates_request__descriptor, packed, arena, "request", fault);
+    enum status status;
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *request = (struct query_request){.kind = QUERY_AGGREGATES,
+                                      .after = from_text(message->after),
+                                      .limit = message->limit,
+                                      .stale = message->consistency == CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE};
+    status = check_consistency(message->consistency, fault);
+    if (status == STATUS_OK && request->after.len > AGGREGATE_ID_BYTES_MAX)
+        status = fault_set(fault, STATUS_INVALID, "FIELD_TOO_LONG", "after has %zu bytes; at most %d are allowed",
+                           request->after.len, AGGREGATE_ID_BYTES_MAX);
+    if (status == STATUS_OK)
+        status = event_filter_from(arena, message->filter, &request->filter, fault);
+    if (status == STATUS_OK && request->filter.event_type_count > 0)
+        status = fault_set(fault, STATUS_INVALID, "FILTER_INVALID",
+                           "aggregates have no event type; leave filter.event_types empty");
+    return status;
+}
+
+enum status wire_count_events_decode(struct bytes packed, struct arena *arena, struct query_request *request,
+                                     struct fault *fault)
+{
+    const Cairn__V1__CountEventsRequest *message =
+        wire_unpack(&cairn__v1__count_events_request__descriptor, packed, arena, "request", fault);
+    enum status status;
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *request = (struct query_request){.kind = QUERY_COUNT,
+                                      .stale = message->consistency == CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE};
+    status = check_consistency(message->consistency, fault);
+    return status == STATUS_OK ? event_filter_from(arena, message->filter, &request->filter, fault) : status;
+}
+
 enum status wire_read_all_decode(struct bytes packed, struct arena *arena,
                                  struct read_all_request *request, struct fault *fault)
 {
@@ -125,11 +173,15 @@ enum status wire_read_all_decode(struct bytes packed, struct arena *arena,
         return STATUS_INVALID;
     *request = (struct read_all_request){
         .limit = message->limit,
-        .stale = message->consistency == CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE};
-    if ((unsigned)message->consistency > CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE)
-        return fault_set(fault, STATUS_INVALID, "UNKNOWN_ENUM",
-                         "consistency has a value that this node doesn't know");
-    status = log_start_from(message->from, &request->from, fault);
+        .stale = message->consistency == CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE,
+        .backwards = message->direction == CAIRN__V1__DIRECTION__DIRECTION_BACKWARDS};
+    status = check_consistency(message->consistency, fault);
+    if (status == STATUS_OK && (unsigned)message->direction > CAIRN__V1__DIRECTION__DIRECTION_BACKWARDS)
+        status = fault_set(fault, STATUS_INVALID, "UNKNOWN_ENUM", "direction has a value that this node doesn't know");
+    if (status == STATUS_OK)
+        status = log_start_from(message->from, &request->from, fault);
+    if (request->backwards && message->from == NULL)
+        request->from.kind = START_END;
     return status == STATUS_OK ? event_filter_from(arena, message->filter, &request->filter, fault) : status;
 }
 
@@ -201,7 +253,52 @@ void wire_read_all_pack(struct buffer *out, const struct read_all_request *reque
     put_u64(out, 4, request->stale ? CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE : 0);
 }
 
+void wire_query_pack(struct buffer *out, const struct query_request *request)
+{
+    uint64_t consistency = request->stale ? CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE : 0;
+
+    if (request->kind == QUERY_BACKWARDS) {
+        struct read_all_request all = {.from = request->from,
+                                       .filter = request->filter,
+                                       .limit = request->limit,
+                                       .stale = request->stale};
+
+        wire_read_all_pack(out, &all);
+        put_u64(out, 5, CAIRN__V1__DIRECTION__DIRECTION_BACKWARDS);
+        return;
+    }
+    put_event_filter(out, 1, &request->filter);
+    if (request->kind == QUERY_COUNT) {
+        put_u64(out, 2, consistency);
+        return;
+    }
+    put_bytes(out, 2, request->after);
+    put_u64(out, 3, request->limit);
+    put_u64(out, 4, consistency);
+}
+
 /* ---- responses ---- */
+
+void wire_aggregate_pack(struct buffer *out, const struct event_head *newest, uint64_t event_count)
+{
+    size_t stamp;
+
+    put_bytes(out, 1, newest->aggregate_type);
+    put_bytes(out, 2, newest->aggregate_id);
+    put_u64(out, 3, event_count);
+    put_u64(out, 4, newest->partition);
+    stamp = put_begin(out, 10);
+    put_u64(out, 1, (uint64_t)(newest->time_ms / 1000));
+    put_u64(out, 2, (uint64_t)(newest->time_ms % 1000) * 1000000);
+    put_end(out, stamp);
+}
+
+void wire_count_pack(struct buffer *out, struct bytes aggregate_type, struct bytes type, uint64_t count)
+{
+    put_bytes(out, 1, aggregate_type);
+    put_u64(out, 5, count);
+    put_bytes(out, 6, type);
+}
 
 void wire_subscribe_response_add(struct buffer *out, struct bytes packed_event)
 {

@@ -186,11 +186,33 @@ MUST_USE enum status wire_subscribe_decode(struct bytes packed, struct arena *ar
 /* A request to a peer: a start when `is_start`, else credits. */
 void wire_subscribe_pack(struct buffer *out, const struct subscribe_request *request);
 
+/* A question to the log that isn't a walk forwards: see event/query.h. */
+struct query_request {
+    enum query_kind { QUERY_NONE, QUERY_BACKWARDS, QUERY_AGGREGATES, QUERY_COUNT } kind;
+    struct event_filter filter;
+    struct log_start from; /* backwards; the end when it came without */
+    struct bytes after;    /* aggregates */
+    uint64_t limit;
+    bool stale;
+};
+MUST_USE enum status wire_list_aggregates_decode(struct bytes packed, struct arena *arena,
+                                                 struct query_request *request, struct fault *fault);
+MUST_USE enum status wire_count_events_decode(struct bytes packed, struct arena *arena,
+                                              struct query_request *request, struct fault *fault);
+/* The same question, for another node. */
+void wire_query_pack(struct buffer *out, const struct query_request *request);
+struct event_head;
+/* An Aggregate, of its newest event. */
+void wire_aggregate_pack(struct buffer *out, const struct event_head *newest, uint64_t event_count);
+/* An EventCount. */
+void wire_count_pack(struct buffer *out, struct bytes aggregate_type, struct bytes type, uint64_t count);
+
 struct read_all_request {
     struct log_start from;
     struct event_filter filter;
     uint64_t limit;
     bool stale;
+    bool backwards;
 };
 MUST_USE enum status wire_read_all_decode(struct bytes packed, struct arena *arena,
                                           struct read_all_request *request, struct fault *fault);

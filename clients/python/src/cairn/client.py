@@ -56,11 +56,15 @@ def _append_request(aggregate_type, aggregate_id, events, expected_sequence, com
     return request
 
 
+def _consistency(stale: bool):
+    return event_pb2.CONSISTENCY_STALE if stale else event_pb2.CONSISTENCY_LINEARIZABLE
+
+
 def _read_request(aggregate_id, from_sequence, backwards, stale, limit):
     request = event_pb2.ReadAggregateRequest(
         aggregate_id=aggregate_id, limit=limit,
         direction=event_pb2.DIRECTION_BACKWARDS if backwards else event_pb2.DIRECTION_FORWARDS,
-        consistency=event_pb2.CONSISTENCY_STALE if stale else event_pb2.CONSISTENCY_LINEARIZABLE)
+        consistency=_consistency(stale))
     if from_sequence is not None:
         request.from_sequence = from_sequence
     return request
@@ -150,21 +154,51 @@ class Client:
         return Processor(self._endpoints, group, handler, **options)
 
     def read_all(self, start=BEGINNING, filter: Filter = Filter(), limit: int = 0,
-                 stale: bool = False) -> Iterator[Event]:
-        """What is committed now, in order within each partition. Begins again at another node while
-        nothing was given; raises Unavailable when a node fails later."""
+                 stale: bool = False, backwards: bool = False) -> Iterator[Event]:
+        """What is committed now, in order within each partition; backwards, the newest first, beginning at the
+        end or before a token or time. Begins again at another node while nothing was given; raises Unavailable
+        when a node fails later."""
         request = event_pb2.ReadAllRequest(
-            filter=filter.to_message(), limit=limit,
-            consistency=event_pb2.CONSISTENCY_STALE if stale else event_pb2.CONSISTENCY_LINEARIZABLE)
-        getattr(request, "from").CopyFrom(start_message(start))
+            filter=filter.to_message(), limit=limit, consistency=_consistency(stale),
+            direction=event_pb2.DIRECTION_BACKWARDS if backwards else event_pb2.DIRECTION_FORWARDS)
+        if not (backwards and start is BEGINNING):
+            getattr(request, "from").CopyFrom(start_message(start))
+        for page in self._pages("ReadAll", request):
+            for message in page.events:
+                yield Event.from_message(message)
+
+    def list_aggregates(self, prefix: str = "", aggregate_types: Sequence[str] = (), after: str = "",
+                        limit: int = 0, stale: bool = False) -> Iterator[event_pb2.Aggregate]:
+        """Aggregates in the order of their ids. To go on later: `after` the last id."""
+        request = event_pb2.ListAggregatesRequest(
+            filter=event_pb2.EventFilter(aggregate_id_prefixes=[prefix] if prefix else [],
+                                         aggregate_types=aggregate_types),
+            after=after, limit=limit, consistency=_consistency(stale))
+        for page in self._pages("ListAggregates", request):
+            yield from page.aggregates
+
+    def count_events(self, filter: Filter = Filter(), stale: bool = False,
+                     timeout: float | None = None) -> dict[tuple[str, str], int]:
+        """How many events there are, by aggregate type and event type."""
+        request = event_pb2.CountEventsRequest(filter=filter.to_message(), consistency=_consistency(stale))
+        attempts = _Attempts(timeout or self._timeout, timeout or self._timeout)
+        while True:
+            try:
+                counts = event_pb2_grpc.EventServiceStub(self._channel()).CountEvents(
+                    request, timeout=attempts.try_timeout()).counts
+                return {(c.aggregate_type, c.event_type): c.count for c in counts}
+            except grpc.RpcError as error:
+                time.sleep(attempts.pause_after(errors.from_rpc(error)))
+
+    def _pages(self, method, request):
+        """Begins again at another node while nothing was given."""
         attempts = _Attempts(self._timeout, self._timeout)
         started = False
         while True:
             try:
-                for page in event_pb2_grpc.EventServiceStub(self._channel()).ReadAll(request):
-                    for message in page.events:
-                        started = True
-                        yield Event.from_message(message)
+                for page in getattr(event_pb2_grpc.EventServiceStub(self._channel()), method)(request):
+                    started = True
+                    yield page
                 return
             except grpc.RpcError as error:
                 pause = attempts.pause_after(errors.from_rpc(error))
