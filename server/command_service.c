@@ -27,7 +27,9 @@ static void finish_call(struct request *r, const struct outcome *outcome,
         fault_fail_call(r->call, fault);
         return;
     }
-    if (r->routed.admitted.command.kind == COMMAND_APPEND)
+    if (r->routed.admitted.command.kind >= COMMAND_WRITE_SNAPSHOT)
+        wire_snapshot_response(&out, outcome);
+    else if (r->routed.admitted.command.kind == COMMAND_APPEND)
         wire_append_response(&out, outcome, owner_hint(r, owner, sizeof owner));
     else
         wire_dispatch_response(&out, outcome, owner_hint(r, owner, sizeof owner));
@@ -55,6 +57,16 @@ void dispatch_call(void *context, struct rpc_call *call, struct bytes request)
 void append_call(void *context, struct rpc_call *call, struct bytes request)
 {
     start_call(context, call, request, COMMAND_APPEND);
+}
+
+void write_snapshot_call(void *context, struct rpc_call *call, struct bytes request)
+{
+    start_call(context, call, request, COMMAND_WRITE_SNAPSHOT);
+}
+
+void delete_snapshot_call(void *context, struct rpc_call *call, struct bytes request)
+{
+    start_call(context, call, request, COMMAND_DELETE_SNAPSHOT);
 }
 
 /* ---- DispatchStream ---- */

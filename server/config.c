@@ -59,6 +59,8 @@ static const struct setting settings[] = {
      "how long a repeated command id gets the recorded outcome"},
     {"snapshot-every", NUMBER, AT(snapshot_every), 0, 0, UINT32_MAX, "500",
      "events of an aggregate between two snapshots by its module; 0 for none"},
+    {"snapshot-after", DURATION, AT(snapshot_after_ms), 0, 0, 3600000, "100ms",
+     "an aggregate that a module takes so long to build gets a snapshot; 0 for none"},
     {"default-timeout", DURATION, AT(default_timeout_ms), 0, 100, 3600000, "30s",
      "deadline of a command that came without one"},
     {"drain-timeout", DURATION, AT(drain_timeout_ms), 0, 0, 3600000, "10s",

@@ -31,6 +31,7 @@ struct config {
     uint64_t disk_reserve_bytes;
     uint64_t outcome_retention_ms;
     uint64_t snapshot_every;
+    uint64_t snapshot_after_ms;
     uint64_t default_timeout_ms;
     uint64_t drain_timeout_ms;
     bool insecure;

@@ -1,10 +1,11 @@
-/* EventService: ReadAggregate's stream. Append is in command_service.c, the reading in reads.c. */
+/* EventService: the streams of ReadAggregate and ReadSnapshot, which has one message each way. Append is in command_service.c, the reading in reads.c. */
 #include "faults.h"
 #include "node.h"
 
 struct read_stream {
     struct node *node;
     struct reading *reading;
+    bool of_snapshot;
 };
 
 static void opened(void *context, struct rpc_stream *stream)
@@ -12,6 +13,15 @@ static void opened(void *context, struct rpc_stream *stream)
     struct read_stream *state = memory_zero(1, sizeof *state);
 
     state->node = context;
+    rpc_stream_set_user(stream, state);
+}
+
+static void snapshot_opened(void *context, struct rpc_stream *stream)
+{
+    struct read_stream *state = memory_zero(1, sizeof *state);
+
+    state->node = context;
+    state->of_snapshot = true;
     rpc_stream_set_user(stream, state);
 }
 
@@ -27,7 +37,9 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
         return; /* gRPC allows one request */
     reading = memory_zero(1, sizeof *reading);
     reading->packed = arena_copy(&reading->arena, packed);
-    status = wire_read_decode(reading->packed, &reading->arena, &reading->request, &fault);
+    status = state->of_snapshot
+                 ? wire_read_snapshot_decode(reading->packed, &reading->arena, &reading->request, &fault)
+                 : wire_read_decode(reading->packed, &reading->arena, &reading->request, &fault);
     if (status == STATUS_OK && (reading->request.aggregate_id.len == 0 ||
                                 reading->request.aggregate_id.len > AGGREGATE_ID_BYTES_MAX))
         status = fault_set(&fault, STATUS_INVALID, "FIELD_EMPTY",
@@ -85,3 +97,5 @@ const struct rpc_stream_events read_aggregate_events = {.opened = opened,
                                                         .message = message,
                                                         .closed = closed,
                                                         .drained = drained};
+const struct rpc_stream_events read_snapshot_events = {
+    .opened = snapshot_opened, .message = message, .closed = closed, .drained = drained};

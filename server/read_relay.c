@@ -109,7 +109,9 @@ bool read_relay_start(struct node *node, struct reading *reading, uint64_t targe
     all->running = relay;
     atomic_store(&reading->relaying, true);
     source = rpc_stream_open(channel_to(all, target, address),
-                             "/cairn.v1.EventService/ReadAggregate", &events, relay,
+                             reading->request.of_snapshot ? "/cairn.v1.EventService/ReadSnapshot"
+                                                          : "/cairn.v1.EventService/ReadAggregate",
+                             &events, relay,
                              left > UINT32_MAX ? UINT32_MAX : (uint32_t)left);
     relay->source = source;
     rpc_stream_drop(atomic_exchange(&reading->source, rpc_stream_hold(source)));

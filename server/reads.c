@@ -96,6 +96,25 @@ static bool page(struct shard *shard, struct reading *r, struct fault *fault)
     return more;
 }
 
+static enum status give_snapshot(struct shard *shard, struct reading *r, struct fault *fault)
+{
+    struct store_key key = key_snapshot((uint16_t)r->partition, r->request.aggregate_id);
+    struct buffer message = {0};
+    struct bytes packed;
+    enum status status =
+        store_get(shard->node->store, STORE_SNAPSHOTS, key_bytes(&key), &r->arena, &packed, fault);
+
+    if (status == STATUS_NOT_FOUND)
+        return fault_set(fault, STATUS_NOT_FOUND, "SNAPSHOT_NOT_FOUND", "aggregate %.*s has no snapshot",
+                         (int)r->request.aggregate_id.len, (const char *)r->request.aggregate_id.data);
+    if (status != STATUS_OK)
+        return status;
+    wire_read_snapshot_response(&message, packed);
+    rpc_stream_send(r->stream, buffer_bytes(&message));
+    buffer_release(&message);
+    return STATUS_OK;
+}
+
 static void relay(struct shard *shard, struct reading *r);
 
 /* A damaged record of ours: another replica has a sound one. */
@@ -122,6 +141,13 @@ static void flow(struct shard *shard, struct reading *r)
     struct fault fault = {0};
 
     r->state = READING_FLOWS;
+    if (r->request.of_snapshot) {
+        if (give_snapshot(shard, r, &fault) == STATUS_OK)
+            end(r, NULL);
+        else
+            fall_back(shard, r, &fault);
+        return;
+    }
     if (!r->started && first_sequence(shard, r, &fault) != STATUS_OK) {
         fall_back(shard, r, &fault);
         return;

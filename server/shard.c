@@ -137,6 +137,12 @@ static void effect_committed(void *context, uint32_t partition, uint64_t index,
     (void)payload;
 }
 
+static uint64_t effect_clock_us(void *context)
+{
+    (void)context;
+    return clock_monotonic_us();
+}
+
 static bool effect_publish(void *context, uint32_t partition, uint64_t ticket,
                            const struct command_record *record)
 {
@@ -199,6 +205,7 @@ static const struct engine_effects effects = {
     .module_type = effect_module_type,
     .pick_worker = effect_pick_worker,
     .execute = effect_execute,
+    .clock_us = effect_clock_us,
     .publish = effect_publish,
     .forget = effect_forget,
     .need_range = effect_need_range,
@@ -277,6 +284,7 @@ static void start(struct shard *shard)
         .payload_bytes_max = (uint32_t)config->payload_bytes_max,
         .outcome_retention_ms = config->outcome_retention_ms,
         .snapshot_every = config->snapshot_every,
+        .snapshot_after_us = config->snapshot_after_ms * 1000,
         .cache_bytes = AGGREGATE_CACHE_BYTES / share,
         .cache_count = AGGREGATE_CACHE_COUNT / share,
         .seed = random_u64(),

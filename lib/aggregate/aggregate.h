@@ -42,6 +42,7 @@ struct aggregates_settings {
     uint32_t payload_bytes_max;
     uint64_t outcome_retention_ms;
     uint64_t snapshot_every; /* events between two snapshots by a module; 0 for none */
+    uint64_t snapshot_after_us; /* building a state that takes so long is worth one; 0 for none */
     size_t cache_bytes;
     size_t cache_count;
 };
@@ -74,6 +75,7 @@ struct aggregates_effects {
     void (*forget)(void *context, uint64_t ticket);
     /* A record is damaged. True: another replica takes over, and has it. */
     bool (*damaged)(void *context, const struct fault *fault);
+    uint64_t (*clock_us)(void *context); /* monotonic, for how long loading takes */
     uint64_t (*stored_index)(void *context);
     uint64_t (*applied_index)(void *context);
 };

@@ -148,7 +148,10 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
             memcpy((void *)a->type.data, asked->aggregate_type.data, asked->aggregate_type.len);
         }
         snapshot_by_module(all, a);
-        snapshot_by_worker(all, a, &d->snapshot);
+        if (asked->kind == COMMAND_WRITE_SNAPSHOT || asked->kind == COMMAND_DELETE_SNAPSHOT)
+            snapshot_by_command(all, a, asked);
+        else
+            snapshot_by_worker(all, a, &d->snapshot);
     } else {
         /* The state may have taken some of the events: build it anew, behind what is on its way. */
         aggregates_flush(all, moment);
@@ -364,6 +367,8 @@ static void decide_here(struct aggregates *all, struct aggregate *a, struct infl
     decision_init(&d, &arena);
     if (command->waiters->command.kind == COMMAND_APPEND)
         decision_by_append(&d, &command->waiters->command);
+    else if (command->waiters->command.kind != COMMAND_DISPATCH)
+        decision_by_snapshot(&d, &command->waiters->command, a->sequence);
     else
         decision_by_module(&d, a, &command->waiters->command);
     decided(all, a, command, &d, moment);
@@ -402,7 +407,7 @@ static void run(struct aggregates *all, struct aggregate *a, struct moment momen
             continue;
         }
         status = prepare(all, a, &asked->command, &fault);
-        if (status == STATUS_OK && (asked->command.kind == COMMAND_APPEND || a->module != NULL)) {
+        if (status == STATUS_OK && (asked->command.kind != COMMAND_DISPATCH || a->module != NULL)) {
             decide_here(all, a, command, moment);
             continue;
         }

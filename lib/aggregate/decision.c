@@ -143,6 +143,18 @@ void decision_by_conflict(struct decision *d, const struct fault *fault)
     d->rejection = (struct rejection){true, copy_text(d, fault->reason), copy_text(d, fault->message)};
 }
 
+void decision_by_snapshot(struct decision *d, const struct command *command, uint64_t sequence)
+{
+    if (sequence == 0)
+        (void)fault_set(&d->broken, STATUS_NOT_FOUND, "AGGREGATE_NOT_FOUND", "aggregate %.*s has no events",
+                        (int)command->aggregate_id.len, (const char *)command->aggregate_id.data);
+    else if (command->kind == COMMAND_WRITE_SNAPSHOT && command->snapshot.sequence > sequence)
+        (void)fault_set(&d->broken, STATUS_INVALID, "SNAPSHOT_INVALID",
+                        "the snapshot includes %llu events; aggregate %.*s has %llu",
+                        (unsigned long long)command->snapshot.sequence, (int)command->aggregate_id.len,
+                        (const char *)command->aggregate_id.data, (unsigned long long)sequence);
+}
+
 void decision_by_append(struct decision *d, const struct command *command)
 {
     for (size_t i = 0; i < command->event_count; i++)

@@ -116,6 +116,7 @@ enum status aggregate_load(struct aggregates *all, struct aggregate *a, struct b
     struct arena kept = {0};
     struct snapshot snapshot = {.present = false};
     struct bytes packed;
+    uint64_t begun_us = all->effects.clock_us(all->effects.context);
     enum status status = load_head(all, a, &arena, fault);
 
     if (status == STATUS_OK && a->sequence > 0)
@@ -128,6 +129,8 @@ enum status aggregate_load(struct aggregates *all, struct aggregate *a, struct b
         if (a->module != NULL)
             status = load_state(all, a, &snapshot, &arena, fault);
     }
+    a->snapshot_due = all->settings.snapshot_after_us > 0 && a->sequence > a->snapshot_sequence &&
+                      all->effects.clock_us(all->effects.context) - begun_us >= all->settings.snapshot_after_us;
     arena_release(&arena);
     arena_release(&kept);
     a->loaded = true;

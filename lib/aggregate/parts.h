@@ -17,6 +17,7 @@ struct aggregate {
     uint64_t sequence; /* number of events, with the uncommitted ones */
     uint64_t snapshot_sequence; /* of the newest snapshot, with the uncommitted one; 0 for none */
     uint64_t snapshot_tried;    /* where the last one was due */
+    bool snapshot_due;          /* building the state took too long */
     const struct cairn_aggregate_type *module;
     void *state; /* the module's */
     size_t state_bytes;
@@ -156,6 +157,9 @@ void decision_by_module(struct decision *decision, const struct aggregate *aggre
 void decision_by_worker(struct decision *decision, const struct execution_result *result);
 /* The aggregate has fewer events than the command expects. */
 void decision_by_conflict(struct decision *decision, const struct fault *fault);
+/* Of an aggregate that has `sequence` events. */
+void decision_by_snapshot(struct decision *decision, const struct command *command,
+                          uint64_t sequence);
 void decision_by_append(struct decision *decision, const struct command *command);
 /* Of an aggregate that has `sequence` events before it. */
 MUST_USE enum status decision_check(const struct decision *decision, uint64_t sequence,
@@ -167,6 +171,9 @@ MUST_USE enum status decision_check(const struct decision *decision, uint64_t se
 void snapshot_by_module(struct aggregates *all, struct aggregate *aggregate);
 void snapshot_by_worker(struct aggregates *all, struct aggregate *aggregate,
                         const struct snapshot *snapshot);
+/* WriteSnapshot or DeleteSnapshot. */
+void snapshot_by_command(struct aggregates *all, struct aggregate *aggregate,
+                         const struct command *command);
 /* Of an aggregate that has this many events. */
 MUST_USE enum status snapshot_check(const struct snapshot *snapshot, uint64_t sequence,
                                     uint32_t payload_max, struct fault *fault);

@@ -27,9 +27,11 @@ void snapshot_by_module(struct aggregates *all, struct aggregate *a)
     uint8_t *bytes;
     size_t len;
 
-    if (a->state == NULL || module->encode == NULL || module->decode == NULL || every == 0 ||
-        a->sequence < a->snapshot_tried + every)
+    bool due = a->snapshot_due || (every > 0 && a->sequence >= a->snapshot_tried + every);
+
+    if (a->state == NULL || module->encode == NULL || module->decode == NULL || !due)
         return;
+    a->snapshot_due = false;
     a->snapshot_tried = a->sequence;
     len = module->encode(a->state, NULL, 0);
     if (len == 0 || len > all->settings.payload_bytes_max)
@@ -45,6 +47,13 @@ void snapshot_by_worker(struct aggregates *all, struct aggregate *a,
 {
     if (snapshot->present && snapshot->sequence > a->snapshot_sequence)
         add_to_entry(all, a, snapshot->sequence, snapshot->payload);
+}
+
+void snapshot_by_command(struct aggregates *all, struct aggregate *a, const struct command *command)
+{
+    /* Without a payload it takes the last one away: see snapshot_put(). */
+    add_to_entry(all, a, command->snapshot.sequence, command->snapshot.payload);
+    a->snapshot_tried = command->snapshot.sequence;
 }
 
 enum status snapshot_check(const struct snapshot *snapshot, uint64_t sequence,
@@ -89,5 +98,8 @@ void snapshot_put(struct aggregates *all, const struct snapshot_record *record,
 {
     struct store_key key = key_snapshot(all->settings.partition, record->snapshot.aggregate_id);
 
-    store_batch_put(batch, STORE_SNAPSHOTS, key_bytes(&key), record->packed);
+    if (record->snapshot.payload.kind == PAYLOAD_NONE)
+        store_batch_delete(batch, STORE_SNAPSHOTS, key_bytes(&key));
+    else
+        store_batch_put(batch, STORE_SNAPSHOTS, key_bytes(&key), record->packed);
 }

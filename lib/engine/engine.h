@@ -74,6 +74,7 @@ struct engine_settings {
     uint32_t payload_bytes_max;
     uint64_t outcome_retention_ms;
     uint64_t snapshot_every;
+    uint64_t snapshot_after_us;
     size_t cache_bytes; /* of one partition */
     size_t cache_count;
     uint64_t seed;
@@ -101,6 +102,7 @@ struct engine_effects {
                                uint64_t *worker, struct fault *fault);
     void (*execute)(void *context, uint32_t partition, uint64_t worker, uint64_t execution_id,
                     struct bytes packed, uint64_t deadline_ms);
+    uint64_t (*clock_us)(void *context); /* monotonic */
     /* See aggregate.h; engine_processed() follows when this says true, until it is forgotten. */
     bool (*publish)(void *context, uint32_t partition, uint64_t ticket, const struct command_record *record);
     void (*forget)(void *context, uint32_t partition, uint64_t ticket);

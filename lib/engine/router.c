@@ -164,6 +164,10 @@ enum status routed_decode(struct routed *r, struct bytes packed, enum command_ki
         return wire_append_decode(packed, &r->arena, command, fault);
     if (kind == COMMAND_DISPATCH)
         return wire_dispatch_decode(packed, &r->arena, command, fault);
+    if (kind == COMMAND_WRITE_SNAPSHOT)
+        return wire_write_snapshot_decode(packed, &r->arena, command, fault);
+    if (kind == COMMAND_DELETE_SNAPSHOT)
+        return wire_delete_snapshot_decode(packed, &r->arena, command, fault);
     return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE", "unknown kind of request %d",
                      (int)kind);
 }

@@ -244,6 +244,13 @@ static bool effect_damaged(void *context, const struct fault *fault)
     return engine_damaged(slot->engine, slot->id, fault);
 }
 
+static uint64_t effect_clock_us(void *context)
+{
+    const struct engine_effects *effects = &((struct slot *)context)->engine->effects;
+
+    return effects->clock_us(effects->context);
+}
+
 static uint64_t effect_stored_index(void *context)
 {
     return partition_stored_index(((struct slot *)context)->partition);
@@ -301,6 +308,7 @@ enum status slot_open(struct slot *slot, struct fault *fault)
         .payload_bytes_max = given->payload_bytes_max,
         .outcome_retention_ms = given->outcome_retention_ms,
         .snapshot_every = given->snapshot_every,
+        .snapshot_after_us = given->snapshot_after_us,
         .cache_bytes = given->cache_bytes,
         .cache_count = given->cache_count,
     };
@@ -315,6 +323,7 @@ enum status slot_open(struct slot *slot, struct fault *fault)
         effect_publish,
         effect_forget,
         effect_damaged,
+        effect_clock_us,
         effect_stored_index,
         effect_applied_index,
     };

@@ -94,7 +94,20 @@ static uint64_t fingerprint(const struct command *command)
         if (command->events[i].revision > 0)
             hash = mix_number(hash, command->events[i].revision);
     }
+    if (command->snapshot.present)
+        hash = mix_payload(mix_number(hash, command->snapshot.sequence), BYTES_NONE, &command->snapshot.payload);
     return hash == 0 ? 1 : hash;
+}
+
+static enum status check_snapshot(const struct snapshot *snapshot, uint32_t payload_max, struct fault *fault)
+{
+    if (snapshot->sequence == 0)
+        return fault_set(fault, STATUS_INVALID, "SNAPSHOT_INVALID",
+                         "the snapshot includes no events; sequence says how many it does");
+    if (snapshot->payload.kind == PAYLOAD_NONE || snapshot->payload.content.len == 0)
+        return fault_set(fault, STATUS_INVALID, "SNAPSHOT_INVALID",
+                         "the snapshot has no payload; DeleteSnapshot takes one away");
+    return check_payload(&snapshot->payload, "the snapshot", payload_max, fault);
 }
 
 enum status command_check(struct command *command, uint32_t payload_max, struct fault *fault)
@@ -115,7 +128,9 @@ enum status command_check(struct command *command, uint32_t payload_max, struct 
         status = check_metadata(&command->metadata, fault);
     if (status == STATUS_OK)
         status = check_origin(&command->origin, fault);
-    if (status == STATUS_OK && !dispatch && command->event_count == 0)
+    if (status == STATUS_OK && command->kind == COMMAND_WRITE_SNAPSHOT)
+        status = check_snapshot(&command->snapshot, payload_max, fault);
+    if (status == STATUS_OK && command->kind == COMMAND_APPEND && command->event_count == 0)
         status = fault_set(fault, STATUS_INVALID, "FIELD_EMPTY", "events is empty; append at least one");
     if (status == STATUS_OK && command->event_count > DECISION_EVENTS_MAX)
         status = fault_set(fault, STATUS_INVALID, "TOO_MANY_EVENTS",

@@ -166,7 +166,7 @@ void wire_command_seal(struct command *command, struct arena *arena)
     struct buffer sealed = {0};
 
     /* Of a scalar field that is there twice the last one counts. */
-    if (command->kind == COMMAND_APPEND) {
+    if (command->kind != COMMAND_DISPATCH) {
         buffer_add(&sealed, command->packed.data, command->packed.len);
         put_bytes(&sealed, 1, command->id);
     } else {

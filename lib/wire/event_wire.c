@@ -176,3 +176,65 @@ enum status wire_snapshot_decode(struct bytes packed, struct arena *arena,
     *snapshot = snapshot_from(message);
     return STATUS_OK;
 }
+
+enum status wire_write_snapshot_decode(struct bytes packed, struct arena *arena, struct command *command,
+                                       struct fault *fault)
+{
+    const Cairn__V1__WriteSnapshotRequest *request =
+        wire_unpack(&cairn__v1__write_snapshot_request__descriptor, packed, arena, "request", fault);
+
+    if (request == NULL)
+        return STATUS_INVALID;
+    if (request->snapshot == NULL)
+        return fault_set(fault, STATUS_INVALID, "FIELD_EMPTY", "the request has no snapshot");
+    *command = (struct command){.kind = COMMAND_WRITE_SNAPSHOT,
+                                .id = from_text(request->command_id),
+                                .aggregate_type = from_text(request->snapshot->aggregate_type),
+                                .aggregate_id = from_text(request->snapshot->aggregate_id),
+                                .snapshot = snapshot_from(request->snapshot),
+                                .packed = packed};
+    return STATUS_OK;
+}
+
+enum status wire_delete_snapshot_decode(struct bytes packed, struct arena *arena, struct command *command,
+                                        struct fault *fault)
+{
+    const Cairn__V1__DeleteSnapshotRequest *request =
+        wire_unpack(&cairn__v1__delete_snapshot_request__descriptor, packed, arena, "request", fault);
+
+    if (request == NULL)
+        return STATUS_INVALID;
+    *command = (struct command){.kind = COMMAND_DELETE_SNAPSHOT,
+                                .id = from_text(request->command_id),
+                                .aggregate_type = from_text(request->aggregate_type),
+                                .aggregate_id = from_text(request->aggregate_id),
+                                .packed = packed};
+    return STATUS_OK;
+}
+
+void wire_snapshot_response(struct buffer *out, const struct outcome *outcome)
+{
+    put_bytes(out, 1, outcome->command_id);
+}
+
+enum status wire_read_snapshot_decode(struct bytes packed, struct arena *arena, struct read_request *request,
+                                      struct fault *fault)
+{
+    const Cairn__V1__ReadSnapshotRequest *message =
+        wire_unpack(&cairn__v1__read_snapshot_request__descriptor, packed, arena, "request", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    if ((unsigned)message->consistency > CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE)
+        return fault_set(fault, STATUS_INVALID, "UNKNOWN_ENUM",
+                         "consistency has a value that this node doesn't know");
+    *request = (struct read_request){.aggregate_id = from_text(message->aggregate_id),
+                                     .stale = message->consistency == CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE,
+                                     .of_snapshot = true};
+    return STATUS_OK;
+}
+
+void wire_read_snapshot_response(struct buffer *out, struct bytes packed_snapshot)
+{
+    put_bytes_always(out, 1, packed_snapshot);
+}

@@ -78,14 +78,19 @@ struct rejection {
     struct bytes message;
 };
 
-enum command_kind { COMMAND_DISPATCH = 1, COMMAND_APPEND = 2 };
+enum command_kind {
+    COMMAND_DISPATCH = 1,
+    COMMAND_APPEND = 2,
+    COMMAND_WRITE_SNAPSHOT = 3,
+    COMMAND_DELETE_SNAPSHOT = 4,
+};
 
 struct command {
     enum command_kind kind;
     struct bytes id;
     struct bytes aggregate_type;
     struct bytes aggregate_id;
-    struct bytes type; /* empty for COMMAND_APPEND */
+    struct bytes type; /* COMMAND_DISPATCH only */
     struct payload payload;
     struct metadata metadata;
     struct origin origin;
@@ -93,6 +98,7 @@ struct command {
     uint64_t expected_sequence;
     struct new_event *events; /* COMMAND_APPEND only */
     size_t event_count;
+    struct snapshot snapshot; /* COMMAND_WRITE_SNAPSHOT only */
     uint64_t fingerprint; /* tells a retry from a reused id */
     struct bytes packed;  /* the request as it came, for forwarding */
 };
@@ -129,6 +135,12 @@ MUST_USE enum status wire_dispatch_decode(struct bytes packed, struct arena *are
                                           struct command *command, struct fault *fault);
 MUST_USE enum status wire_append_decode(struct bytes packed, struct arena *arena,
                                         struct command *command, struct fault *fault);
+MUST_USE enum status wire_write_snapshot_decode(struct bytes packed, struct arena *arena,
+                                                struct command *command, struct fault *fault);
+MUST_USE enum status wire_delete_snapshot_decode(struct bytes packed, struct arena *arena,
+                                                 struct command *command, struct fault *fault);
+/* Of either. */
+void wire_snapshot_response(struct buffer *out, const struct outcome *outcome);
 /* DispatchStreamRequest; timeout_ms is 0 when the message has none. */
 MUST_USE enum status wire_dispatch_stream_decode(struct bytes packed, struct arena *arena,
                                                  struct command *command, uint64_t *timeout_ms,
@@ -152,7 +164,11 @@ struct read_request {
     bool backwards;
     bool stale;
     uint64_t limit;
+    bool of_snapshot; /* ReadSnapshot */
 };
+MUST_USE enum status wire_read_snapshot_decode(struct bytes packed, struct arena *arena,
+                                               struct read_request *request, struct fault *fault);
+void wire_read_snapshot_response(struct buffer *out, struct bytes packed_snapshot);
 MUST_USE enum status wire_read_decode(struct bytes packed, struct arena *arena,
                                       struct read_request *request, struct fault *fault);
 /* Where in the log to begin. */

@@ -281,3 +281,41 @@ def test_a_silent_worker_costs_the_deadline_of_one_command(one):
             client.dispatch(cairn.Command("echo", "silent-neighbour", "Put", "x"))
     finally:
         worker.close()
+
+
+# ---- snapshots by the API ----
+
+def test_snapshots_are_read_written_and_deleted_at_any_node():
+    with Cluster(5, modules=("aircraft",), arguments=("--partitions", "20", "--snapshot-every", "4")) as cluster, \
+            cairn.Client(cluster.endpoints, timeout=60 * SLOW, try_timeout=5 * SLOW) as client:
+        play(client, "N1")
+        owners = [cairn.Client([node.endpoint], timeout=30 * SLOW) for node in cluster.nodes]
+        made = [one.read_snapshot("N1") for one in owners]
+        assert all(snapshot == made[0] for snapshot in made)
+        assert (made[0].aggregate_type, made[0].sequence) == ("aircraft", 4)
+        with pytest.raises(cairn.NotFound) as error:
+            client.read_snapshot("N2")
+        assert error.value.reason == "SNAPSHOT_NOT_FOUND"
+        for one in owners:
+            one.delete_snapshot("aircraft", "N1")
+            with pytest.raises(cairn.NotFound):
+                owners[0].read_snapshot("N1")
+            one.write_snapshot(made[0])
+            assert owners[0].read_snapshot("N1") == made[0]
+        with pytest.raises(cairn.CairnError) as error:
+            client.write_snapshot(cairn.Snapshot("aircraft", "N1", 99, b"x"))
+        assert error.value.reason == "SNAPSHOT_INVALID"
+        with pytest.raises(cairn.CairnError) as error:
+            client.write_snapshot(cairn.Snapshot("aircraft", "N1", 0, b"x"))
+        assert error.value.reason == "SNAPSHOT_INVALID"
+        with pytest.raises(cairn.NotFound):
+            client.write_snapshot(cairn.Snapshot("aircraft", "nobody", 1, b"x"))
+        with pytest.raises(cairn.CairnError) as error:
+            client.write_snapshot(cairn.Snapshot("tree", "N1", 1, b"x"))
+        assert error.value.reason == "AGGREGATE_TYPE_MISMATCH"
+        assert client.read_snapshot("N1") == made[0]
+        cluster.nodes[0].kill()  # replicated
+        survivors = [one for node, one in zip(cluster.nodes, owners) if node is not cluster.nodes[0]]
+        assert all(one.read_snapshot("N1") == made[0] for one in survivors)
+        for one in owners:
+            one.close()

@@ -184,7 +184,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                            .cache_count = 4};
     struct target t = {0};
     struct aggregates_effects effects = {&t,         on_submit,  on_barrier, on_answer, on_module_type,
-                                         on_pick,    on_execute, on_publish, on_forget, on_damaged,     on_index,
+                                         on_pick,    on_execute, on_publish, on_forget, on_damaged,     on_index,  on_index,
                                          on_index};
     struct moment moment = {1000, 1700000000000};
     struct admitted commands[3] = {0};

@@ -345,6 +345,11 @@ static enum status effect_pick_worker(void *context, const struct command *comma
     return STATUS_OK;
 }
 
+static uint64_t effect_clock_us(void *context)
+{
+    return ((struct node *)context)->world->now_us;
+}
+
 static bool effect_publish(void *context, uint32_t partition, uint64_t ticket,
                            const struct command_record *record)
 {
@@ -521,6 +526,7 @@ static const struct engine_effects effects = {
     .module_type = effect_module_type,
     .pick_worker = effect_pick_worker,
     .execute = effect_execute,
+    .clock_us = effect_clock_us,
     .publish = effect_publish,
     .forget = effect_forget,
     .need_range = effect_need_range,

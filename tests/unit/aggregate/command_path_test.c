@@ -37,6 +37,7 @@ struct fixture {
     bool listens;           /* a subscribing processor */
     uint64_t ticket;        /* of what was published last */
     unsigned forgotten;
+    uint64_t clock_us;
 };
 
 /* ---- a counter: Add makes one event, Fail is refused, Limit refuses past three ---- */
@@ -226,6 +227,12 @@ static bool on_damaged(void *context, const struct fault *fault)
     return f->others_have_it;
 }
 
+/* Every look at it takes a tenth of a second. */
+static uint64_t on_clock(void *context)
+{
+    return ((struct fixture *)context)->clock_us += 100000;
+}
+
 static uint64_t on_stored(void *context)
 {
     return ((struct fixture *)context)->stored;
@@ -238,21 +245,31 @@ static uint64_t on_applied(void *context)
 
 /* ---- given, when, then ---- */
 
-static int set_up(void **state)
+/* Anew, on the same store. */
+static void set_up_aggregates(struct fixture *f, uint64_t snapshot_after_us)
 {
-    struct fixture *f = memory_zero(1, sizeof *f);
     struct aggregates_settings settings = {.partition = 3,
                                            .payload_bytes_max = 1000,
                                            .snapshot_every = 10,
+                                           .snapshot_after_us = snapshot_after_us,
                                            .cache_bytes = 1 << 20,
                                            .cache_count = 1000};
     struct aggregates_effects effects = {f,          on_submit,  on_barrier, on_answer,  on_module_type, on_pick,
-                                         on_execute, on_publish, on_forget,  on_damaged, on_stored,      on_applied};
+                                         on_execute, on_publish, on_forget,  on_damaged, on_clock,       on_stored,
+                                         on_applied};
+
+    aggregates_free(f->aggregates);
+    f->aggregates = aggregates_new(&settings, &effects, f->store);
+    aggregates_own(f->aggregates, &f->applied);
+}
+
+static int set_up(void **state)
+{
+    struct fixture *f = memory_zero(1, sizeof *f);
 
     f->moment = (struct moment){1000, 1700000000000};
     assert_ok(store_open_memory(&f->store));
-    f->aggregates = aggregates_new(&settings, &effects, f->store);
-    aggregates_own(f->aggregates, &f->applied);
+    set_up_aggregates(f, 0);
     *state = f;
     return 0;
 }
@@ -789,6 +806,81 @@ static void a_snapshot_goes_with_the_events_it_includes(void **state)
     assert_int_equal(newest, 10);
 }
 
+static void a_state_that_took_long_to_build_gets_a_snapshot(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t newest = 0;
+
+    unreadable = false;
+    set_up_aggregates(f, 150000); /* loading takes one look at the clock, of a tenth of a second */
+    tally_up(f, 0, 3);
+    aggregates_disown(f->aggregates);
+    aggregates_own(f->aggregates, &f->applied);
+    tally_up(f, 3, 4);
+    assert_int_equal(snapshots_stored(f, &newest), 0);
+    set_up_aggregates(f, 100000);
+    tally_up(f, 4, 5);
+    assert_int_equal(snapshots_stored(f, &newest), 1);
+    assert_int_equal(newest, 5);
+    set_up_aggregates(f, 100000);
+    evolved = 0;
+    tally_up(f, 5, 6);
+    assert_int_equal(evolved, 1); /* nothing lay behind the snapshot, and none is due */
+    assert_int_equal(snapshots_stored(f, &newest), 1);
+    assert_int_equal(newest, 5);
+}
+
+static struct admitted *send_snapshot(struct fixture *f, const char *id, enum command_kind kind, uint64_t sequence)
+{
+    struct admitted *c = memory_zero(1, sizeof *c);
+    struct fault fault;
+    static const int four = 4;
+
+    c->command = (struct command){.kind = kind,
+                                  .id = bytes_of(id),
+                                  .aggregate_type = BYTES_LITERAL("tally"),
+                                  .aggregate_id = BYTES_LITERAL("T")};
+    if (kind == COMMAND_WRITE_SNAPSHOT)
+        c->command.snapshot = (struct snapshot){.present = true,
+                                                .sequence = sequence,
+                                                .payload = {PAYLOAD_DATA, {(const uint8_t *)&four, sizeof four}}};
+    c->deadline_ms = f->moment.now_ms + 5000;
+    assert_ok(command_check(&c->command, 1000, &fault));
+    f->commands[f->command_count++] = c;
+    aggregates_admit(f->aggregates, c, f->moment);
+    commit_all(f);
+    store_all(f);
+    return c;
+}
+
+static void a_snapshot_is_written_and_deleted_by_command(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t newest = 0;
+    struct admitted *c;
+
+    unreadable = false;
+    assert_string_equal(answer_to(f, send_snapshot(f, "s0", COMMAND_WRITE_SNAPSHOT, 4))->reason,
+                        "AGGREGATE_NOT_FOUND");
+    tally_up(f, 1, 7);
+    assert_string_equal(answer_to(f, send_snapshot(f, "s1", COMMAND_WRITE_SNAPSHOT, 7))->reason, "SNAPSHOT_INVALID");
+    assert_int_equal(snapshots_stored(f, &newest), 0);
+    c = send_snapshot(f, "s2", COMMAND_WRITE_SNAPSHOT, 4);
+    assert_int_equal(answer_to(f, c)->status, STATUS_OK);
+    assert_int_equal(answer_to(f, c)->events, 0);
+    assert_int_equal(snapshots_stored(f, &newest), 1);
+    assert_int_equal(newest, 4);
+    aggregates_disown(f->aggregates);
+    aggregates_own(f->aggregates, &f->applied);
+    evolved = 0;
+    tally_up(f, 7, 8);
+    assert_int_equal(evolved, 2 + 1);
+    (void)send_snapshot(f, "s3", COMMAND_DELETE_SNAPSHOT, 0);
+    assert_int_equal(snapshots_stored(f, &newest), 0);
+    (void)send_snapshot(f, "s2", COMMAND_WRITE_SNAPSHOT, 4); /* a repeat changes nothing */
+    assert_int_equal(snapshots_stored(f, &newest), 0);
+}
+
 static void a_workers_snapshot_reaches_the_next_worker(void **state)
 {
     struct fixture *f = *state;
@@ -865,6 +957,8 @@ int main(void)
         TEST(a_modules_snapshot_spares_the_next_owner_the_events_before_it),
         TEST(a_snapshot_that_cant_be_read_costs_only_time),
         TEST(a_snapshot_goes_with_the_events_it_includes),
+        TEST(a_state_that_took_long_to_build_gets_a_snapshot),
+        TEST(a_snapshot_is_written_and_deleted_by_command),
         TEST(a_workers_snapshot_reaches_the_next_worker),
         TEST(a_snapshot_of_events_that_arent_there_breaks_the_contract),
     };

@@ -9,7 +9,7 @@
 
 from .client import AsyncClient, Client
 from .errors import CairnError, Conflict, Exhausted, InvalidCommand, NotFound, Rejected, Unavailable
-from .model import Command, Decider, Event, NewEvent, Origin, Outcome, ProcessingFailure, Reject, Reply, Upcasters, upcast
+from .model import Command, Decider, Event, NewEvent, Origin, Outcome, ProcessingFailure, Reject, Reply, Snapshot, Upcasters, upcast
 from .processor import Delivered, Processor, Subscribing, SubscribingProcessor
 from .subscription import BEGINNING, END, AsyncSubscription, Filter, Subscription
 from .worker import Worker
@@ -17,7 +17,7 @@ from .worker import Worker
 __all__ = [
     "AsyncClient", "AsyncSubscription", "BEGINNING", "CairnError", "Client", "Command", "Conflict", "Decider",
     "Delivered", "END", "Event", "Exhausted", "Filter", "InvalidCommand", "NewEvent", "NotFound", "Origin",
-    "Outcome", "ProcessingFailure", "Processor", "Reject", "Rejected", "Reply", "Subscribing",
+    "Outcome", "ProcessingFailure", "Processor", "Reject", "Rejected", "Reply", "Snapshot", "Subscribing",
     "SubscribingProcessor", "Subscription", "Unavailable", "Upcasters", "Worker",
     "upcast",
 ]

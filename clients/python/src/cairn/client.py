@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import random
 import time
+import uuid
 from typing import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 import grpc
@@ -17,7 +18,7 @@ import grpc.aio
 
 from . import errors
 from .connection import OPTIONS
-from .model import Command, Event, NewEvent, Origin, Outcome, Upcasters, write_origin
+from .model import Command, Event, NewEvent, Origin, Outcome, Snapshot, Upcasters, write_origin
 from .processor import Delivered, Processor
 from .subscription import BEGINNING, AsyncSubscription, Filter, Following, Subscription, Watchdog, start_message
 from .v1 import cluster_pb2, cluster_pb2_grpc, command_pb2, command_pb2_grpc, event_pb2, event_pb2_grpc
@@ -45,8 +46,6 @@ class _Attempts:
 
 
 def _append_request(aggregate_type, aggregate_id, events, expected_sequence, command_id, origin):
-    import uuid
-
     request = event_pb2.AppendRequest(
         command_id=command_id or uuid.uuid4().hex, aggregate_type=aggregate_type,
         aggregate_id=aggregate_id, events=[event.to_message() for event in events])
@@ -142,6 +141,24 @@ class Client:
             finally:
                 watchdog.stop()
                 call.cancel()
+
+    def read_snapshot(self, aggregate_id: str, stale: bool = False, timeout: float | None = None) -> Snapshot:
+        """What the aggregate's next loading starts from; raises NotFound when it has none."""
+        request = event_pb2.ReadSnapshotRequest(aggregate_id=aggregate_id, consistency=_consistency(stale))
+        return Snapshot.from_message(self._call(
+            lambda channel: event_pb2_grpc.EventServiceStub(channel).ReadSnapshot, request, timeout).snapshot)
+
+    def write_snapshot(self, snapshot: Snapshot, command_id: str | None = None, timeout: float | None = None) -> None:
+        """In the form that the aggregate's handler reads; in place of the one that it has."""
+        request = event_pb2.WriteSnapshotRequest(command_id=command_id or uuid.uuid4().hex,
+                                                 snapshot=snapshot.to_message())
+        self._call(lambda channel: event_pb2_grpc.EventServiceStub(channel).WriteSnapshot, request, timeout)
+
+    def delete_snapshot(self, aggregate_type: str, aggregate_id: str, command_id: str | None = None,
+                        timeout: float | None = None) -> None:
+        request = event_pb2.DeleteSnapshotRequest(command_id=command_id or uuid.uuid4().hex,
+                                                  aggregate_type=aggregate_type, aggregate_id=aggregate_id)
+        self._call(lambda channel: event_pb2_grpc.EventServiceStub(channel).DeleteSnapshot, request, timeout)
 
     def subscribe(self, start=BEGINNING, filter: Filter = Filter(), credits: int = 2000,
                   heartbeat: float = 10.0, upcasters: Upcasters = {}) -> Subscription:

@@ -167,6 +167,27 @@ def upcast(event: Event, upcasters: Upcasters) -> Event:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """The saved state of an aggregate, in its handler's form."""
+
+    aggregate_type: str
+    aggregate_id: str
+    # How many events it includes.
+    sequence: int
+    payload: Payload
+
+    @staticmethod
+    def from_message(message: event_pb2.Snapshot) -> Snapshot:
+        return Snapshot(message.aggregate_type, message.aggregate_id, message.sequence, read_payload(message))
+
+    def to_message(self) -> event_pb2.Snapshot:
+        message = event_pb2.Snapshot(aggregate_type=self.aggregate_type, aggregate_id=self.aggregate_id,
+                                     sequence=self.sequence)
+        write_payload(message, self.payload)
+        return message
+
+
+@dataclass(frozen=True)
 class Reply:
     type: str
     payload: Payload = None
