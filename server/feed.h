@@ -129,8 +129,12 @@ struct said_note {
 
 struct group_question {
     struct feed_letter letter;
+    struct node *node;
     struct rpc_call *call;
-    bool reset;
+    struct awaiting awaiting; /* of a reset: until it is on disk */
+    bool awaited;
+    bool failed;
+    uint64_t resets;
     struct arena arena;
     struct group_request request;
 };
@@ -145,6 +149,8 @@ struct feed *feed_read(struct feeder *feeder, const struct subscribe_request *re
                        void (*broke)(struct feed *reader, const struct fault *fault), void *user);
 void feed_credit(struct feed *feed, uint32_t credits);
 void feed_close(struct feed *feed);
+/* Has it a replica? */
+bool node_holds(const struct node *node, uint32_t partition);
 struct node *feeder_node(const struct feeder *feeder);
 
 /* ---- local_bus.c ---- */
@@ -163,6 +169,7 @@ void groups_asked(struct groups *groups, struct group_question *question);
 /* When to tick again; UINT64_MAX for not. */
 uint64_t groups_tick(struct groups *groups, uint64_t now_ms);
 void groups_end(struct groups *groups); /* the node stops */
+void groups_metrics(struct groups *groups, struct buffer *out); /* any thread */
 /* The home of a group and its owner, as this node knows it; 0 for nobody. */
 uint64_t group_owner(struct node *node, struct bytes group, uint32_t *home);
 

@@ -85,7 +85,7 @@ void feed_finish(struct feed *feed, const struct fault *fault)
     feed_relays_cancel(feed);
 }
 
-static bool holds(const struct node *node, uint32_t partition)
+bool node_holds(const struct node *node, uint32_t partition)
 {
     const struct replica_set *set = &atomic_load(&node->founding)->sets[partition];
 
@@ -148,7 +148,7 @@ static bool *held_here(struct feed *feed, struct arena *arena)
     bool *held = arena_take(arena, count);
 
     for (uint32_t p = 0; p < count; p++)
-        held[p] = holds(feed->node, p);
+        held[p] = node_holds(feed->node, p);
     return held;
 }
 
@@ -236,7 +236,7 @@ static bool await_all(struct feed *feed)
 
         for (size_t i = 0; i < filter->partition_count; i++)
             wanted = wanted || filter->partitions[i] == p;
-        if (wanted && holds(feed->node, p))
+        if (wanted && node_holds(feed->node, p))
             partitions[n++] = p;
     }
     if (n > 0)
@@ -592,4 +592,9 @@ void feeder_free(struct feeder *feeder)
     }
     mailbox_release(&feeder->box);
     free(feeder);
+}
+
+void feeder_group_metrics(struct feeder *feeder, struct buffer *out)
+{
+    groups_metrics(feeder->groups, out);
 }

@@ -91,6 +91,7 @@ static void print_metrics(struct node *node, struct buffer *out)
     gauge(out, "cairn_groups_coordinated", "Processor groups with members that this node coordinates",
           atomic_load(&m->group_count));
     gauge(out, "cairn_groups_members", "Members of those", atomic_load(&m->group_member_count));
+    feeder_group_metrics(node->feeder, out);
     gauge(out, "cairn_subscriptions", "Open subscriptions and ReadAll calls", feeder_count(node->feeder));
     gauge(out, "cairn_partitions_owned", "Partitions owned by this node", VIEW(owned));
     gauge(out, "cairn_partitions_held", "Replicas on this node", VIEW(replicas));

@@ -176,6 +176,7 @@ static enum status serve(struct node *node, struct fault *fault)
         {"/cairn.v1.EventService/Process", node, NULL, &process_events},
         {"/cairn.v1.EventService/GetGroup", node, get_group_call, NULL},
         {"/cairn.v1.EventService/ResetGroup", node, reset_group_call, NULL},
+        {"/cairn.v1.EventService/RetryParked", node, retry_parked_call, NULL},
         {"/cairn.v1.ClusterService/GetTopology", node, get_topology_call, NULL},
         {"/cairn.v1.ClusterService/WatchTopology", node, NULL, &watch_topology_events},
         {"/cairn.peer.v1.PeerService/Link", node, NULL, &peer_link_events},

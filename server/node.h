@@ -370,6 +370,8 @@ void feeder_notify(struct feeder *feeder, uint32_t partition);
 size_t feeder_count(const struct feeder *feeder);
 /* On the way down: ends all; true once no stream to a peer is left. */
 bool feeder_gone(struct feeder *feeder);
+/* Lines for /metrics, by group and partition; any thread. */
+void feeder_group_metrics(struct feeder *feeder, struct buffer *out);
 void feeder_free(struct feeder *feeder); /* after the loop is gone */
 
 /* ---- local_bus.c: subscribing processors ---- */
@@ -396,6 +398,7 @@ extern const struct rpc_stream_events list_aggregates_events;
 extern const struct rpc_stream_events count_events_events;
 extern const struct rpc_stream_events process_events;
 void get_group_call(void *context, struct rpc_call *call, struct bytes request);
+void retry_parked_call(void *context, struct rpc_call *call, struct bytes request);
 void reset_group_call(void *context, struct rpc_call *call, struct bytes request);
 extern const struct rpc_stream_events watch_topology_events;
 extern const struct rpc_stream_events health_watch_events;

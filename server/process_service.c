@@ -228,33 +228,33 @@ static void passed_closed(void *user, struct rpc_stream *source, int code, const
 
 static const struct rpc_stream_events passed_events = {.message = passed_message, .closed = passed_closed};
 
-static void pass_on(struct node *node, struct rpc_call *call, struct bytes packed, bool reset,
+static void pass_on(struct node *node, struct rpc_call *call, struct bytes packed, enum group_request_kind kind,
                     const char *address)
 {
+    static const char *const methods[] = {[GROUP_GET] = "/cairn.v1.EventService/GetGroup",
+                                          [GROUP_RESET] = "/cairn.v1.EventService/ResetGroup",
+                                          [GROUP_RETRY] = "/cairn.v1.EventService/RetryParked"};
     struct passed_call *passed = memory_zero(1, sizeof *passed);
     struct buffer out = {0};
     struct rpc_stream *stream;
 
     passed->call = call;
     passed->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX);
-    wire_group_request_forward(&out, packed, reset);
-    stream = rpc_stream_open(passed->channel,
-                             reset ? "/cairn.v1.EventService/ResetGroup" : "/cairn.v1.EventService/GetGroup",
-                             &passed_events, passed, CALL_TIMEOUT_MS);
+    wire_group_request_forward(&out, packed, kind);
+    stream = rpc_stream_open(passed->channel, methods[kind], &passed_events, passed, CALL_TIMEOUT_MS);
     rpc_stream_send(stream, buffer_bytes(&out));
     rpc_stream_finish(stream, 0, NULL, BYTES_NONE);
     buffer_release(&out);
 }
 
-static void ask(struct node *node, struct rpc_call *call, struct bytes packed, bool reset)
+static void ask(struct node *node, struct rpc_call *call, struct bytes packed, enum group_request_kind kind)
 {
     struct group_question *question = memory_zero(1, sizeof *question);
     struct bytes own = arena_copy(&question->arena, packed);
     struct fault fault;
     uint64_t owner;
     char address[ADDRESS_BYTES_MAX + 1];
-    enum status status = reset ? wire_reset_group_decode(own, &question->arena, &question->request, &fault)
-                               : wire_get_group_decode(own, &question->arena, &question->request, &fault);
+    enum status status = wire_group_request_decode(kind, own, &question->arena, &question->request, &fault);
 
     if (status == STATUS_OK)
         status = know_owner(node, question->request.group, question->request.forwarded, &owner, address,
@@ -262,12 +262,12 @@ static void ask(struct node *node, struct rpc_call *call, struct bytes packed, b
     if (status == STATUS_OK && owner == node->id) {
         question->letter.kind = FEED_ASKED;
         question->call = call;
-        question->reset = reset;
+        question->node = node;
         feeder_send(node->feeder, &question->letter);
         return;
     }
     if (status == STATUS_OK)
-        pass_on(node, call, packed, reset, address);
+        pass_on(node, call, packed, kind, address);
     else
         fault_fail_call(call, &fault);
     arena_release(&question->arena);
@@ -276,10 +276,15 @@ static void ask(struct node *node, struct rpc_call *call, struct bytes packed, b
 
 void get_group_call(void *context, struct rpc_call *call, struct bytes request)
 {
-    ask(context, call, request, false);
+    ask(context, call, request, GROUP_GET);
 }
 
 void reset_group_call(void *context, struct rpc_call *call, struct bytes request)
 {
-    ask(context, call, request, true);
+    ask(context, call, request, GROUP_RESET);
+}
+
+void retry_parked_call(void *context, struct rpc_call *call, struct bytes request)
+{
+    ask(context, call, request, GROUP_RETRY);
 }

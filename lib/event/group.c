@@ -52,6 +52,10 @@ struct share {
     uint32_t attempts;
     struct parked *parked; /* reasons are ours */
     size_t parked_count;
+    struct held *retried; /* parked events that the member has once more */
+    size_t retried_count;
+    uint64_t moved_ms; /* 0: not since this coordinator took over */
+    uint64_t redelivered;
 };
 
 struct group {
@@ -67,6 +71,8 @@ struct group {
     size_t member_count;
     uint64_t kept_ms;
     bool any_dirty;
+    uint64_t resets;
+    uint64_t now_ms; /* of the last that happened */
     struct group_counts counts;
 };
 
@@ -109,12 +115,22 @@ void group_keep(struct group *g, uint64_t now_ms)
         return;
     for (uint32_t p = 0; p < g->partitions; p++) {
         struct share *share = &g->shares[p];
-        struct group_cursor cursor = {g->settings.name, p,           share->position, share->replay_until,
-                                      share->parked,    share->parked_count};
+        struct group_cursor cursor = {.group = g->settings.name,
+                                      .partition = p,
+                                      .position = share->position,
+                                      .replay_until = share->replay_until,
+                                      .parked = share->parked,
+                                      .parked_count = share->parked_count,
+                                      .resets = g->resets};
 
+        if (share->position == POSITION_UNKNOWN) {
+            cursor.position = 0;
+            cursor.unknown = true;
+            cursor.start = share->start;
+        }
         if (PLANTED(CURSOR_AHEAD) && share->given > cursor.position)
             cursor.position = share->given;
-        if (share->dirty && share->position != POSITION_UNKNOWN)
+        if (share->dirty)
             wire_log_batch_add_cursor(&payload, &cursor);
         share->dirty = false;
     }
@@ -140,7 +156,12 @@ static enum status load(struct group *g, struct store *store, struct fault *faul
         if (status == STATUS_OK && found.partition < g->partitions) {
             struct share *share = &g->shares[found.partition];
 
-            share->position = found.position;
+            share->position = found.unknown ? POSITION_UNKNOWN : found.position;
+            if (found.unknown) {
+                share->start = found.start;
+                share->start.token = arena_copy(&g->arena, found.start.token);
+            }
+            g->resets = found.resets > g->resets ? found.resets : g->resets;
             share->replay_until = found.replay_until;
             for (size_t i = 0; i < found.parked_count; i++)
                 park(share, found.parked[i].position, found.parked[i].reason, found.parked[i].attempts);
@@ -233,6 +254,7 @@ static void take_from(struct group *g, uint32_t partition)
         share->member->changed = true;
     }
     stop_share(g, partition);
+    share->retried_count = 0; /* they stay parked */
     share->member = NULL;
 }
 
@@ -256,7 +278,7 @@ static void hand_over_if_idle(struct group *g, uint32_t partition)
     struct share *share = &g->shares[partition];
     struct member *heir = share->heir;
 
-    if (heir == NULL || share->held_count > 0)
+    if (heir == NULL || share->held_count > 0 || share->retried_count > 0)
         return;
     take_from(g, partition);
     give_to(g, partition, heir);
@@ -513,7 +535,10 @@ enum status group_events(struct group *g, uint32_t partition, struct bytes messa
         wire_delivery_end(&out, begun);
         g->effects.send(g->effects.context, share->member->stream, buffer_bytes(&out));
         g->counts.delivered += given;
-        g->counts.redelivered += share->attempts > 0 && share->held[0].position == share->failing;
+        if (share->attempts > 0 && share->held[0].position == share->failing) {
+            g->counts.redelivered++;
+            share->redelivered++;
+        }
     }
     advance(g, partition);
     if (status == STATUS_OK && share->reading && response.token.len > 0)
@@ -537,6 +562,7 @@ static void advance(struct group *g, uint32_t partition)
     share->position = share->held[done - 1].position + 1;
     share->held_count -= done;
     memmove(share->held, share->held + done, share->held_count * sizeof *share->held);
+    share->moved_ms = g->now_ms;
     moved(g, share);
     if (share->reading)
         g->effects.credit(g->effects.context, partition, (uint32_t)done);
@@ -565,12 +591,85 @@ static enum status share_of(struct group *g, void *stream, const struct process_
     return STATUS_OK;
 }
 
+/* What a member says of a parked event that it has once more; false when it is about something else. */
+static bool take_retried(struct group *g, void *stream, const struct process_request *request, bool failed,
+                         uint64_t now_ms)
+{
+    struct share *share = request->partition < g->partitions ? &g->shares[request->partition] : NULL;
+    struct member *member = member_of(g, stream);
+    size_t at = 0;
+    size_t parked = 0;
+
+    if (share == NULL || member == NULL || share->member != member)
+        return false;
+    while (at < share->retried_count && share->retried[at].position != request->position)
+        at++;
+    if (at == share->retried_count)
+        return false;
+    memmove(&share->retried[at], &share->retried[at + 1], (--share->retried_count - at) * sizeof *share->retried);
+    while (parked < share->parked_count && share->parked[parked].position != request->position)
+        parked++;
+    if (parked < share->parked_count) {
+        struct parked entry = share->parked[parked];
+
+        memmove(&share->parked[parked], &share->parked[parked + 1],
+                (--share->parked_count - parked) * sizeof *share->parked);
+        if (failed)
+            park(share, entry.position, request->reason, entry.attempts + 1);
+        free((void *)entry.reason.data);
+        moved(g, share);
+        group_keep(g, now_ms);
+    }
+    hand_over_if_idle(g, request->partition);
+    tell_changes(g, now_ms);
+    return true;
+}
+
+enum status group_retry(struct group *g, uint32_t partition, struct bytes packed, uint64_t now_ms,
+                        struct fault *fault)
+{
+    struct share *share = &g->shares[partition];
+    struct buffer out = {0};
+    struct event_head head;
+    size_t begun, parked = 0;
+    enum status status = wire_event_peek(packed, &head, fault);
+
+    if (status != STATUS_OK)
+        return status;
+    while (parked < share->parked_count && share->parked[parked].position != head.position)
+        parked++;
+    if (parked == share->parked_count)
+        return fault_set(fault, STATUS_NOT_FOUND, "NOT_PARKED", "position %llu of partition %u isn't parked",
+                         (unsigned long long)head.position, partition);
+    if (share->member == NULL)
+        return fault_set(fault, STATUS_PRECONDITION, "NO_MEMBERS", "group %.*s has no members",
+                         (int)g->settings.name.len, (const char *)g->settings.name.data);
+    for (size_t i = 0; i < share->retried_count; i++)
+        if (share->retried[i].position == head.position)
+            return STATUS_OK; /* it is there already */
+    share->retried = memory_grow(share->retried, (share->retried_count + 1) * sizeof *share->retried);
+    share->retried[share->retried_count++] = (struct held){head.position, now_ms, false};
+    begun = wire_delivery_begin(&out, partition, share->replay_until, share->parked[parked].attempts);
+    wire_delivery_add(&out, packed);
+    wire_delivery_parked(&out);
+    wire_delivery_end(&out, begun);
+    g->effects.send(g->effects.context, share->member->stream, buffer_bytes(&out));
+    g->counts.redelivered++;
+    share->redelivered++;
+    buffer_release(&out);
+    return STATUS_OK;
+}
+
 enum status group_acknowledge(struct group *g, void *stream, const struct process_request *request,
                               uint64_t now_ms, struct fault *fault)
 {
     struct share *share;
-    enum status status = share_of(g, stream, request, &share, fault);
+    enum status status;
 
+    g->now_ms = now_ms;
+    if (take_retried(g, stream, request, false, now_ms))
+        return STATUS_OK;
+    status = share_of(g, stream, request, &share, fault);
     if (status != STATUS_OK || share == NULL)
         return status;
     for (size_t i = 0; i < share->held_count && share->held[i].position <= request->position; i++)
@@ -596,9 +695,13 @@ enum status group_fail(struct group *g, void *stream, const struct process_reque
                        struct fault *fault)
 {
     struct share *share;
-    enum status status = share_of(g, stream, request, &share, fault);
+    enum status status;
     size_t at = 0;
 
+    g->now_ms = now_ms;
+    if (take_retried(g, stream, request, true, now_ms))
+        return STATUS_OK;
+    status = share_of(g, stream, request, &share, fault);
     if (status != STATUS_OK || share == NULL)
         return status;
     while (at < share->held_count && share->held[at].position != request->position)
@@ -644,15 +747,18 @@ static void dismiss_stuck(struct group *g, uint64_t now_ms)
 {
     for (uint32_t p = 0; p < g->partitions; p++) {
         struct share *share = &g->shares[p];
+        const struct held *oldest = share->held_count > 0      ? &share->held[0]
+                                    : share->retried_count > 0 ? &share->retried[0]
+                                                               : NULL;
         struct fault fault;
 
-        if (share->member == NULL || share->held_count == 0 ||
-            now_ms - share->held[0].given_ms < share->member->ack_timeout_ms)
+        if (share->member == NULL || oldest == NULL ||
+            now_ms - oldest->given_ms < share->member->ack_timeout_ms)
             continue;
         (void)fault_set(&fault, STATUS_CONFLICT, "ACK_TIMEOUT",
                         "member %s hasn't acknowledged position %llu of partition %u for %llu ms; its partitions "
                         "go to others",
-                        share->member->name, (unsigned long long)share->held[0].position, p,
+                        share->member->name, (unsigned long long)oldest->position, p,
                         (unsigned long long)share->member->ack_timeout_ms);
         dismiss(g, share->member, &fault);
         balance(g, now_ms);
@@ -677,21 +783,27 @@ void group_tick(struct group *g, uint64_t now_ms)
         group_keep(g, now_ms);
 }
 
-void group_reset(struct group *g, const struct log_start *from, uint64_t now_ms)
+void group_reset(struct group *g, const struct log_start *from, struct store *store, const bool *held,
+                 uint64_t now_ms)
 {
     struct fault fault;
 
     (void)fault_set(&fault, STATUS_UNAVAILABLE, "GROUP_RESET", "the group begins elsewhere; join again");
     fault.retry_ms = 100;
     group_dismiss_all(g, &fault);
+    g->resets++;
     g->start = *from;
     g->start.token = arena_copy(&g->arena, from->token);
     for (uint32_t p = 0; p < g->partitions; p++) {
         struct share *share = &g->shares[p];
+        struct fault damaged;
 
         if (share->position != POSITION_UNKNOWN && share->position > share->replay_until)
             share->replay_until = share->position;
         share->position = from->kind == START_BEGINNING ? 0 : POSITION_UNKNOWN;
+        if (from->kind == START_END && held != NULL && held[p] &&
+            log_end(store, p, &share->position, &damaged) != STATUS_OK)
+            share->position = POSITION_UNKNOWN;
         share->start = g->start;
         share->attempts = 0;
         while (share->parked_count > 0) /* they come again with the rest */
@@ -743,6 +855,7 @@ void group_free(struct group *g)
             free((void *)g->shares[p].parked[i].reason.data);
         free(g->shares[p].parked);
         free(g->shares[p].held);
+        free(g->shares[p].retried);
     }
     free(g->shares);
     buffer_release(&g->filter_packed);
@@ -777,27 +890,83 @@ struct group_counts group_counts(const struct group *g)
     return g->counts;
 }
 
-void group_describe(const struct group *g, struct store *store, struct buffer *out)
+const struct parked *group_parked(const struct group *g, uint32_t partition, size_t *count)
+{
+    *count = g->shares[partition].parked_count;
+    return g->shares[partition].parked;
+}
+
+uint64_t group_resets(const struct group *g)
+{
+    return g->resets;
+}
+
+enum status group_resets_kept(struct store *store, uint16_t home, struct bytes name, uint64_t *resets,
+                              struct fault *fault)
+{
+    struct store_key key = key_cursor(home, name, 0);
+    struct arena arena = {0};
+    struct group_cursor cursor = {.resets = 0};
+    struct bytes value;
+    enum status status = store_get(store, STORE_CURSORS, key_bytes(&key), &arena, &value, fault);
+
+    if (status == STATUS_OK)
+        status = wire_cursor_decode(value, &arena, &cursor, fault);
+    *resets = cursor.resets;
+    arena_release(&arena);
+    return status == STATUS_NOT_FOUND ? STATUS_OK : status;
+}
+
+/* How old the first event behind the position is; 0 when it can't be read here. */
+static uint64_t age_of(struct store *store, uint32_t partition, uint64_t position, int64_t wall_ms)
+{
+    struct arena arena = {0};
+    struct bytes packed;
+    struct event_head head = {.time_ms = wall_ms};
+    struct fault fault;
+
+    if (event_at(store, partition, position, &arena, &packed, &fault) == STATUS_OK)
+        (void)!wire_event_peek(packed, &head, &fault);
+    arena_release(&arena);
+    return head.time_ms < wall_ms ? (uint64_t)(wall_ms - head.time_ms) : 0;
+}
+
+void group_view(const struct group *g, uint32_t partition, struct store *store, struct moment_now now,
+                struct group_partition *view)
+{
+    const struct share *share = &g->shares[partition];
+    uint64_t end = 0;
+    struct fault fault;
+
+    *view = (struct group_partition){
+        .position = share->position == POSITION_UNKNOWN ? 0 : share->position,
+        .member = share->member == NULL ? BYTES_NONE : bytes_of(share->member->name),
+        .idle_ms = share->moved_ms == 0 ? UINT64_MAX : now.now_ms - share->moved_ms,
+        .redelivered = share->redelivered,
+        .parked = (uint32_t)share->parked_count,
+    };
+    if (log_end(store, partition, &end, &fault) != STATUS_OK || end <= view->position)
+        return;
+    view->lag = end - view->position;
+    view->lag_ms = age_of(store, partition, view->position, now.wall_ms);
+}
+
+void group_describe(const struct group *g, struct store *store, struct moment_now now, struct buffer *out)
 {
     for (const struct member *m = g->members; m != NULL; m = m->next) {
         uint64_t unacknowledged = 0;
 
         for (uint32_t p = 0; p < g->partitions; p++)
-            unacknowledged += g->shares[p].member == m ? g->shares[p].held_count : 0;
+            unacknowledged +=
+                g->shares[p].member == m ? g->shares[p].held_count + g->shares[p].retried_count : 0;
         wire_group_add_member(out, bytes_of(m->name), m->partitions, unacknowledged);
     }
     for (uint32_t p = 0; p < g->partitions; p++) {
-        const struct share *share = &g->shares[p];
-        uint64_t position = share->position == POSITION_UNKNOWN ? 0 : share->position;
-        uint64_t end = 0;
-        struct fault fault;
+        struct group_partition view;
 
-        if (log_end(store, p, &end, &fault) != STATUS_OK)
-            end = 0;
-        wire_group_add_partition(out, p, position,
-                                 share->member == NULL ? BYTES_NONE : bytes_of(share->member->name),
-                                 end > position ? end - position : 0);
-        for (size_t i = 0; i < share->parked_count; i++)
-            wire_group_add_parked(out, p, &share->parked[i]);
+        group_view(g, p, store, now, &view);
+        wire_group_add_partition(out, p, &view);
+        for (size_t i = 0; i < g->shares[p].parked_count; i++)
+            wire_group_add_parked(out, p, &g->shares[p].parked[i]);
     }
 }

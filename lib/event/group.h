@@ -19,6 +19,12 @@
 
 struct group;
 
+/* The time, as the driver gives it. */
+struct moment_now {
+    uint64_t now_ms;
+    int64_t wall_ms;
+};
+
 /* None of these calls back into the group. `member` is what group_join() was given. */
 struct group_effects {
     void *context;
@@ -66,8 +72,15 @@ MUST_USE enum status group_events(struct group *group, uint32_t partition, struc
 void group_reader_broke(struct group *group, uint32_t partition, uint64_t now_ms);
 void group_tick(struct group *group, uint64_t now_ms); /* a few times a second */
 void group_keep(struct group *group, uint64_t now_ms); /* what is acknowledged, now */
-/* To another start; all members are dismissed. */
-void group_reset(struct group *group, const struct log_start *from, uint64_t now_ms);
+/* A parked event comes to its partition's member once more. NOT_FOUND: it isn't parked; PRECONDITION: the group has
+ * no members. */
+MUST_USE enum status group_retry(struct group *group, uint32_t partition, struct bytes packed_event, uint64_t now_ms,
+                                 struct fault *fault);
+/* To another start; all members are dismissed. What is kept of it has group_resets(). */
+/* Where "the end" is, is found out now for the partitions that the store has (`held`, by partition; NULL for none), by
+ * the first reader for the others. */
+void group_reset(struct group *group, const struct log_start *from, struct store *store, const bool *held,
+                 uint64_t now_ms);
 void group_dismiss_all(struct group *group, const struct fault *fault);
 
 /* ---- what it knows ---- */
@@ -76,7 +89,15 @@ struct bytes group_name(const struct group *group);
 size_t group_members(const struct group *group);
 const struct event_filter *group_filter(const struct group *group);
 /* A GetGroupResponse; the lag by what the store has. */
-void group_describe(const struct group *group, struct store *store, struct buffer *out);
+void group_describe(const struct group *group, struct store *store, struct moment_now now, struct buffer *out);
+void group_view(const struct group *group, uint32_t partition, struct store *store, struct moment_now now,
+                struct group_partition *view);
+/* What of the partition is parked. */
+const struct parked *group_parked(const struct group *group, uint32_t partition, size_t *count);
+uint64_t group_resets(const struct group *group);
+/* Of the newest cursor in the store. */
+MUST_USE enum status group_resets_kept(struct store *store, uint16_t home, struct bytes name, uint64_t *resets,
+                                       struct fault *fault);
 uint64_t group_position(const struct group *group, uint32_t partition); /* UINT64_MAX: not known yet */
 
 struct group_counts {

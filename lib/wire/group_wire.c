@@ -146,41 +146,71 @@ void wire_delivery_add(struct buffer *out, struct bytes packed_event)
     put_bytes_always(out, 2, packed_event);
 }
 
+void wire_delivery_parked(struct buffer *out)
+{
+    put_u64(out, 5, true);
+}
+
 void wire_delivery_end(struct buffer *out, size_t begun)
 {
     put_end(out, begun);
 }
 
-enum status wire_get_group_decode(struct bytes packed, struct arena *arena, struct group_request *request,
-                                  struct fault *fault)
+static enum status retry_from(struct arena *arena, const Cairn__V1__RetryParkedRequest *message,
+                              struct group_request *request)
 {
-    const Cairn__V1__GetGroupRequest *message =
-        wire_unpack(&cairn__v1__get_group_request__descriptor, packed, arena, "request", fault);
+    request->group = from_text(message->group);
+    request->forwarded = message->forwarded != 0;
+    request->event_count = message->n_events;
+    request->events = arena_take(arena, message->n_events * sizeof *request->events);
+    for (size_t i = 0; i < message->n_events; i++)
+        request->events[i] = (struct parked_position){message->events[i]->partition, message->events[i]->position};
+    return STATUS_OK;
+}
+
+static enum status reset_from(const Cairn__V1__ResetGroupRequest *message, struct group_request *request,
+                              struct fault *fault)
+{
+    request->group = from_text(message->group);
+    request->forwarded = message->forwarded != 0;
+    return log_start_from(message->from, &request->from, fault);
+}
+
+enum status wire_group_request_decode(enum group_request_kind kind, struct bytes packed, struct arena *arena,
+                                      struct group_request *request, struct fault *fault)
+{
+    static const ProtobufCMessageDescriptor *const types[] = {
+        [GROUP_GET] = &cairn__v1__get_group_request__descriptor,
+        [GROUP_RESET] = &cairn__v1__reset_group_request__descriptor,
+        [GROUP_RETRY] = &cairn__v1__retry_parked_request__descriptor,
+    };
+    const void *message = wire_unpack(types[kind], packed, arena, "request", fault);
+    const Cairn__V1__GetGroupRequest *get = message;
+    enum status status = STATUS_OK;
 
     if (message == NULL)
         return STATUS_INVALID;
-    *request = (struct group_request){.group = from_text(message->group), .forwarded = message->forwarded != 0};
-    return check_name(request->group, "group", fault);
+    *request = (struct group_request){.kind = kind};
+    if (kind == GROUP_RETRY) {
+        status = retry_from(arena, message, request);
+    } else if (kind == GROUP_RESET) {
+        status = reset_from(message, request, fault);
+    } else {
+        request->group = from_text(get->group);
+        request->forwarded = get->forwarded != 0;
+    }
+    return status == STATUS_OK ? check_name(request->group, "group", fault) : status;
 }
 
-enum status wire_reset_group_decode(struct bytes packed, struct arena *arena, struct group_request *request,
-                                    struct fault *fault)
-{
-    const Cairn__V1__ResetGroupRequest *message =
-        wire_unpack(&cairn__v1__reset_group_request__descriptor, packed, arena, "request", fault);
-    enum status status;
-
-    if (message == NULL)
-        return STATUS_INVALID;
-    *request = (struct group_request){.group = from_text(message->group), .forwarded = message->forwarded != 0};
-    status = check_name(request->group, "group", fault);
-    return status == STATUS_OK ? log_start_from(message->from, &request->from, fault) : status;
-}
-
-void wire_group_request_forward(struct buffer *out, struct bytes packed, bool is_reset)
+void wire_group_request_forward(struct buffer *out, struct bytes packed, enum group_request_kind kind)
 {
     buffer_add(out, packed.data, packed.len);
-    put_u64(out, is_reset ? 3 : 2, true); /* of a field that comes twice the last one counts */
+    put_u64(out, kind == GROUP_GET ? 2 : 3, true); /* of a field that comes twice the last one counts */
+}
+
+void wire_retry_parked_response(struct buffer *out, uint32_t events)
+{
+    put_u64(out, 1, events);
 }
 
 void wire_group_add_member(struct buffer *out, struct bytes member, uint32_t partitions, uint64_t unacknowledged)
@@ -193,15 +223,29 @@ void wire_group_add_member(struct buffer *out, struct bytes member, uint32_t par
     put_end(out, begun);
 }
 
-void wire_group_add_partition(struct buffer *out, uint32_t partition, uint64_t position, struct bytes member,
-                              uint64_t lag)
+static void put_duration(struct buffer *out, unsigned field, uint64_t ms)
+{
+    size_t begun = put_begin(out, field);
+
+    put_u64(out, 1, ms / 1000);
+    put_u64(out, 2, ms % 1000 * 1000000);
+    put_end(out, begun);
+}
+
+void wire_group_add_partition(struct buffer *out, uint32_t partition, const struct group_partition *view)
 {
     size_t begun = put_begin(out, 2);
 
     put_u64(out, 1, partition);
-    put_u64(out, 2, position);
-    put_bytes(out, 3, member);
-    put_u64(out, 4, lag);
+    put_u64(out, 2, view->position);
+    put_bytes(out, 3, view->member);
+    put_u64(out, 4, view->lag);
+    if (view->lag > 0)
+        put_duration(out, 5, view->lag_ms);
+    if (view->idle_ms != UINT64_MAX)
+        put_duration(out, 6, view->idle_ms);
+    put_u64(out, 7, view->redelivered);
+    put_u64(out, 8, view->parked);
     put_end(out, begun);
 }
 

@@ -124,6 +124,9 @@ static void put_cursor(struct buffer *out, const struct group_cursor *cursor)
         put_u64(out, 3, cursor->parked[i].attempts);
         put_end(out, begun);
     }
+    if (cursor->unknown)
+        put_log_start(out, 6, &cursor->start);
+    put_u64(out, 7, cursor->resets);
 }
 
 void wire_log_batch_add_cursor(struct buffer *out, const struct group_cursor *cursor)
@@ -141,7 +144,13 @@ static struct group_cursor cursor_from(struct arena *arena, const Cairn__Store__
                                   .position = message->position,
                                   .replay_until = message->replay_until,
                                   .parked = arena_take(arena, message->n_parked * sizeof *cursor.parked),
-                                  .parked_count = message->n_parked};
+                                  .parked_count = message->n_parked,
+                                  .unknown = message->start != NULL,
+                                  .resets = message->resets};
+    struct fault fault;
+
+    if (message->start != NULL && log_start_from(message->start, &cursor.start, &fault) != STATUS_OK)
+        cursor.start = (struct log_start){.kind = START_END}; /* it was checked before it was written */
 
     for (size_t i = 0; i < message->n_parked; i++)
         cursor.parked[i] = (struct parked){message->parked[i]->position, from_text(message->parked[i]->reason),

@@ -281,22 +281,39 @@ size_t wire_delivery_begin(struct buffer *out, uint32_t partition, uint64_t repl
 void wire_delivery_add(struct buffer *out, struct bytes packed_event);
 void wire_delivery_end(struct buffer *out, size_t begun);
 
+/* Also says that the delivery is of one parked event. */
+void wire_delivery_parked(struct buffer *out);
+
 struct group_request {
+    enum group_request_kind { GROUP_GET, GROUP_RESET, GROUP_RETRY } kind;
     struct bytes group;
+    struct parked_position {
+        uint32_t partition;
+        uint64_t position;
+    } *events; /* of a retry; none for all */
+    size_t event_count;
     struct log_start from; /* of a reset */
     bool forwarded;
 };
-MUST_USE enum status wire_get_group_decode(struct bytes packed, struct arena *arena,
-                                           struct group_request *request, struct fault *fault);
-MUST_USE enum status wire_reset_group_decode(struct bytes packed, struct arena *arena,
-                                             struct group_request *request, struct fault *fault);
+MUST_USE enum status wire_group_request_decode(enum group_request_kind kind, struct bytes packed,
+                                               struct arena *arena, struct group_request *request,
+                                               struct fault *fault);
 struct parked;
 /* The same request, for another node. */
-void wire_group_request_forward(struct buffer *out, struct bytes packed, bool is_reset);
+void wire_group_request_forward(struct buffer *out, struct bytes packed, enum group_request_kind kind);
+void wire_retry_parked_response(struct buffer *out, uint32_t events);
 /* Parts of a GetGroupResponse. */
 void wire_group_add_member(struct buffer *out, struct bytes member, uint32_t partitions, uint64_t unacknowledged);
-void wire_group_add_partition(struct buffer *out, uint32_t partition, uint64_t position, struct bytes member,
-                              uint64_t lag);
+struct group_partition {
+    uint64_t position;
+    struct bytes member;
+    uint64_t lag;
+    uint64_t lag_ms;  /* when there is a lag */
+    uint64_t idle_ms; /* since it moved; UINT64_MAX: never yet */
+    uint64_t redelivered;
+    uint32_t parked;
+};
+void wire_group_add_partition(struct buffer *out, uint32_t partition, const struct group_partition *view);
 void wire_group_add_parked(struct buffer *out, uint32_t partition, const struct parked *parked);
 
 /* Add one packed event to a ReadAggregateResponse under construction. */
@@ -400,6 +417,9 @@ struct group_cursor {
         uint32_t attempts;
     } *parked;
     size_t parked_count;
+    bool unknown; /* the position, so far: `start` tells */
+    struct log_start start;
+    uint64_t resets;
 };
 /* As a log entry of its own, with others of the same. */
 void wire_log_batch_add_cursor(struct buffer *out, const struct group_cursor *cursor);

@@ -131,6 +131,89 @@ def test_a_failing_event_comes_again_and_is_parked_at_last(three, client):
     assert len(journal.ids()) == total(client) - 1
 
 
+def test_parked_events_are_tried_once_more(three, client):
+    journal, cured = Journal(), threading.Event()
+
+    def handler(event):
+        if event.command_id in ("put 17", "put 18") and not cured.is_set():
+            raise ValueError("not yet")
+        journal.add(None, event)
+
+    with Member(three, "cured", journal, handler=handler):
+        wait_until(lambda: len(client.group("cured").parked) == 2, 30 * SLOW, "two parked events")
+        wait_for(journal, total(client) - 2)
+        before = client.group("cured").parked
+        assert client.retry_parked("cured") == 2  # fails again
+        wait_until(lambda: [p.attempts for p in client.group("cured").parked] == [6, 6], 20 * SLOW, "another attempt")
+        cured.set()
+        first = before[0]
+        assert client.retry_parked("cured", [(first.partition, first.position)]) == 1
+        wait_until(lambda: len(client.group("cured").parked) == 1, 20 * SLOW, "one parked event")
+        assert client.retry_parked("cured") == 1
+        wait_until(lambda: not client.group("cured").parked, 20 * SLOW, "no parked event")
+        assert len(journal.ids()) == total(client)
+        assert [e.parked for _, e in journal.done if e.command_id in ("put 17", "put 18")] == [True, True]
+        with pytest.raises(cairn.NotFound) as error:
+            client.retry_parked("cured", [(first.partition, first.position)])
+        assert error.value.reason == "NOT_PARKED"
+    wait_until(lambda: not client.group("cured").members, 20 * SLOW, "no members")
+    with pytest.raises(cairn.CairnError) as error:
+        client.retry_parked("cured")
+    assert error.value.reason == "NO_MEMBERS" and error.value.code == grpc.StatusCode.FAILED_PRECONDITION
+
+
+def test_lag_and_progress_can_be_seen(three, client):
+    journal, go = Journal(), threading.Event()
+
+    def handler(event):
+        go.wait(60 * SLOW)
+        journal.add(None, event)
+
+    def lines():
+        return {name: value for node in three.nodes for name, value in node.metrics().items()
+                if name.startswith("cairn_group_") and 'group="seen"' in name}
+
+    with Member(three, "seen", journal, handler=handler):
+        wait_until(lambda: sum(v for k, v in lines().items() if k.startswith("cairn_group_lag_events")) >= 200,
+                   20 * SLOW, "the lag")
+        assert max(v for k, v in lines().items() if k.startswith("cairn_group_lag_seconds")) > 0
+        behind = [p for p in client.group("seen").partitions if p.lag > 0]
+        assert behind and all(p.HasField("lag_time") and p.lag_time.ToNanoseconds() > 0 for p in behind)
+        assert not any(p.HasField("since_progress") for p in behind)
+        go.set()
+        wait_until(lambda: all(p.lag == 0 for p in client.group("seen").partitions), 30 * SLOW, "no lag")
+        assert any(p.HasField("since_progress") for p in client.group("seen").partitions)
+        assert not any(p.HasField("lag_time") for p in client.group("seen").partitions)
+        wait_until(lambda: sum(v for k, v in lines().items() if k.startswith("cairn_group_lag_events")) == 0,
+                   20 * SLOW, "no lag in the metrics")
+
+
+def test_a_reset_that_was_told_outlives_its_coordinator():
+    with Cluster(3) as cluster, cairn.Client(cluster.endpoints, timeout=60 * SLOW, try_timeout=2 * SLOW) as client:
+        for number in range(60):
+            put(client, number)
+        for round_ in range(3):
+            name, journal = f"reset-{round_}", Journal()
+            with Member(cluster, name, journal):
+                wait_for(journal, 20)
+            client.reset_group(name, cairn.END)  # nobody reads on: only the log knows
+            put(client, 1000 + round_)  # behind the end
+            for node in cluster.nodes:  # all at once: what isn't on disk is gone
+                node.kill()
+            for node in cluster.nodes:
+                node.start()
+            for node in cluster.nodes:
+                node.wait_ready(30)
+            after = Journal()
+            with Member(cluster, name, after) as member:
+                wait_until(lambda: len(member.processor.partitions) == 64, 30 * SLOW, "all partitions")
+                wait_until(lambda: client.group(name).members, 20 * SLOW, "the member")
+                wait_for(after, 1)
+                wait_until(lambda: all(p.lag == 0 for p in client.group(name).partitions), 30 * SLOW, "the end")
+            # The coordinator's replicas of what it doesn't own may have been a little behind when it was asked.
+            assert f"put {1000 + round_}" in after.ids() and len(after.ids()) < 20
+
+
 def test_a_reset_replays_and_marks(three, client):
     journal = Journal()
     with Member(three, "replay", journal) as member:

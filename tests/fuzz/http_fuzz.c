@@ -33,6 +33,12 @@ size_t workers_count(struct workers *workers)
     return 0;
 }
 
+void feeder_group_metrics(struct feeder *feeder, struct buffer *out)
+{
+    (void)feeder;
+    (void)out;
+}
+
 size_t feeder_count(const struct feeder *feeder)
 {
     (void)feeder;

@@ -457,6 +457,55 @@ static void a_failed_event_comes_again_later_then_is_parked(void **state)
     assert_int_equal(group_position(f->group, 0), 5);
 }
 
+static enum status retry(struct fixture *f, uint32_t partition, uint64_t position, struct fault *fault)
+{
+    struct event event = {.aggregate_type = BYTES_LITERAL("t"),
+                          .aggregate_id = BYTES_LITERAL("A"),
+                          .partition = partition,
+                          .position = position,
+                          .type = BYTES_LITERAL("Happened")};
+    struct buffer packed = {0};
+    enum status status;
+
+    wire_event_pack(&packed, &event);
+    status = group_retry(f->group, partition, buffer_bytes(&packed), f->now, fault);
+    buffer_release(&packed);
+    return status;
+}
+
+static void a_parked_event_is_tried_once_more(void **state)
+{
+    struct fixture *f = *state;
+    struct player *a = join(f, 0);
+    struct fault fault;
+    size_t count;
+
+    f->log_end[0] = 3;
+    read_on(f);
+    for (int i = 0; i < 5; i++) {
+        fail_event(f, a, 0, 0);
+        pass(f, 6000);
+    }
+    assert_ok(acknowledge(f, a, 0, 2, true, &fault));
+    assert_int_equal(group_parked(f->group, 0, &count)->position, 0);
+    assert_int_equal(count, 1);
+    assert_int_equal(retry(f, 0, 1, &fault), STATUS_NOT_FOUND);
+    assert_ok(retry(f, 0, 0, &fault));
+    assert_ok(retry(f, 0, 0, &fault)); /* it is there already */
+    assert_int_equal(a->got[0][a->got_count[0] - 1], 0);
+    assert_int_equal(a->attempt, 5);
+    fail_event(f, a, 0, 0);
+    assert_int_equal(group_parked(f->group, 0, &count)->attempts, 6);
+    assert_int_equal(count, 1);
+    assert_ok(retry(f, 0, 0, &fault));
+    assert_ok(acknowledge(f, a, 0, 0, false, &fault));
+    (void)group_parked(f->group, 0, &count);
+    assert_int_equal(count, 0);
+    assert_int_equal(group_position(f->group, 0), 3); /* never moved by that */
+    leave(f, a);
+    assert_int_equal(retry(f, 0, 0, &fault), STATUS_NOT_FOUND);
+}
+
 static void a_new_coordinator_goes_on_from_the_kept_cursors(void **state)
 {
     struct fixture *f = *state;
@@ -486,7 +535,7 @@ static void a_reset_replays_and_says_so(void **state)
     f->log_end[0] = 10;
     read_on(f);
     acknowledge_all(f, a);
-    group_reset(f->group, &beginning, f->now);
+    group_reset(f->group, &beginning, f->store, NULL, f->now);
     assert_string_equal(a->dismissed, "GROUP_RESET");
     assert_true(f->kept > 0);
     memset(a->got_count, 0, sizeof a->got_count);
@@ -494,6 +543,30 @@ static void a_reset_replays_and_says_so(void **state)
     read_on(f);
     assert_int_equal(a->got[0][0], 0);
     assert_int_equal(a->replay_until, 10);
+}
+
+static void a_reset_to_the_end_outlives_its_coordinator(void **state)
+{
+    struct fixture *f = *state;
+    struct player *a = join(f, 0);
+    const bool held[PARTITIONS] = {true};
+    struct log_start at_end = {.kind = START_END};
+    struct fault fault;
+    uint64_t resets = 0;
+
+    f->log_end[0] = f->log_end[1] = 10;
+    read_on(f);
+    acknowledge_all(f, a);
+    group_reset(f->group, &at_end, f->store, held, f->now); /* the store is empty: partition 0 ends at 0 */
+    assert_ok(group_resets_kept(f->store, 3, BYTES_LITERAL("g"), &resets, &fault));
+    assert_int_equal(resets, 1);
+    end_group(f);
+    f->log_end[1] = 12;
+    a = join(f, 0);
+    assert_int_equal(group_resets(f->group), 1);
+    assert_int_equal(group_position(f->group, 0), 0);
+    assert_int_equal(f->next[1], 12); /* not known yet: what the first reader finds */
+    assert_int_equal(group_position(f->group, 1), UINT64_MAX);
 }
 
 static void a_name_that_joins_again_takes_its_own_place(void **state)
@@ -555,6 +628,8 @@ int main(void)
         TEST(a_partition_moves_only_when_nothing_of_it_is_held),
         TEST(a_member_that_never_acknowledges_loses_its_partitions),
         TEST(a_failed_event_comes_again_later_then_is_parked),
+        TEST(a_parked_event_is_tried_once_more),
+        TEST(a_reset_to_the_end_outlives_its_coordinator),
         TEST(a_new_coordinator_goes_on_from_the_kept_cursors),
         TEST(a_reset_replays_and_says_so),
         TEST(a_name_that_joins_again_takes_its_own_place),

@@ -234,6 +234,12 @@ class Client:
         getattr(request, "from").CopyFrom(start_message(start))
         self._call(lambda channel: event_pb2_grpc.EventServiceStub(channel).ResetGroup, request, timeout)
 
+    def retry_parked(self, name: str, events: Iterable[tuple[int, int]] = (), timeout: float | None = None) -> int:
+        """Let the group's members try its parked events once more: those at (partition, position), or all."""
+        request = event_pb2.RetryParkedRequest(group=name, events=[
+            event_pb2.ParkedPosition(partition=partition, position=position) for partition, position in events])
+        return self._call(lambda channel: event_pb2_grpc.EventServiceStub(channel).RetryParked, request, timeout).events
+
     def topology(self, timeout: float | None = None) -> cluster_pb2.Topology:
         return self._call(lambda channel: cluster_pb2_grpc.ClusterServiceStub(channel).GetTopology,
                           cluster_pb2.GetTopologyRequest(), timeout).topology

@@ -24,6 +24,8 @@ class Delivered(Event):
     replayed: bool = False
     # How often it came before and failed.
     attempt: int = 0
+    # It was parked and is tried again: out of its partition's order.
+    parked: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,26 +169,28 @@ class Processor:
         for message in delivery.events:
             if self._stop.is_set():
                 return
-            if message.partition in failing:
+            if message.partition in failing and not delivery.parked:
                 if message.position > failing[message.partition]:
                     continue  # it comes again behind the one that failed
                 del failing[message.partition]
             try:
                 event = upcast(Event.from_message(message), self._upcasters)
                 self._handler(Delivered(**{f.name: getattr(event, f.name) for f in dataclasses.fields(event)},
-                                        replayed=message.position < delivery.replay_until, attempt=attempt))
+                                        replayed=message.position < delivery.replay_until, attempt=attempt,
+                                        parked=delivery.parked))
             except Exception as error:
-                if self._subscribing is None:  # it comes again, and what is behind it
+                again = self._subscribing is None and not delivery.parked
+                if again:  # it comes again, and what is behind it
                     failing[message.partition] = message.position
                 says.put(event_pb2.ProcessRequest(fail=event_pb2.Failure(
                     partition=message.partition, position=message.position,
                     reason=f"{type(error).__name__}: {error}")))
-                if self._subscribing is None:
+                if again:
                     return
                 continue
             attempt = 0
             says.put(event_pb2.ProcessRequest(acknowledge=event_pb2.Acknowledgement(
-                partition=message.partition, position=message.position, up_to=True)))
+                partition=message.partition, position=message.position, up_to=not delivery.parked)))
 
 
 class SubscribingProcessor:
