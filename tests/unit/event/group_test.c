@@ -14,6 +14,7 @@ struct player {
     uint64_t got[PARTITIONS][LOG];
     size_t got_count[PARTITIONS];
     uint32_t attempt;
+    bool parked;
     uint64_t replay_until;
     char dismissed[64];
 };
@@ -50,6 +51,7 @@ static void take_delivery(struct player *m, const uint8_t *at, const uint8_t *en
     uint64_t partition = 0;
 
     m->attempt = 0;
+    m->parked = false;
     while (at < end) {
         uint64_t tag = varint(&at);
 
@@ -66,8 +68,10 @@ static void take_delivery(struct player *m, const uint8_t *at, const uint8_t *en
             partition = varint(&at);
         } else if (tag >> 3 == 3) {
             m->replay_until = varint(&at);
-        } else {
+        } else if (tag >> 3 == 4) {
             m->attempt = (uint32_t)varint(&at);
+        } else {
+            m->parked = varint(&at) != 0;
         }
     }
 }
@@ -494,6 +498,7 @@ static void a_parked_event_is_tried_once_more(void **state)
     assert_ok(retry(f, 0, 0, &fault)); /* it is there already */
     assert_int_equal(a->got[0][a->got_count[0] - 1], 0);
     assert_int_equal(a->attempt, 5);
+    assert_true(a->parked);
     fail_event(f, a, 0, 0);
     assert_int_equal(group_parked(f->group, 0, &count)->attempts, 6);
     assert_int_equal(count, 1);
