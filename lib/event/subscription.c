@@ -110,27 +110,20 @@ enum status log_end(struct store *store, uint32_t partition, uint64_t *end, stru
     return status == STATUS_NOT_FOUND ? STATUS_OK : status;
 }
 
-/* The packed event that a position's record names. */
-static enum status event_of(struct store *store, uint32_t partition, struct bytes position_value,
-                            struct arena *arena, struct bytes *packed, struct fault *fault)
+/* The key of the event that a position's record names. */
+static enum status key_of_event(uint32_t partition, struct bytes position_value, struct store_key *key,
+                                struct fault *fault)
 {
     uint64_t sequence;
     struct bytes id;
-    struct store_key key;
-    enum status status;
 
     if (position_value.len <= sizeof sequence || position_value.len > sizeof sequence + AGGREGATE_ID_BYTES_MAX)
         return fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD", "a position of partition %u is malformed",
                          partition);
     memcpy(&sequence, position_value.data, sizeof sequence);
     id = (struct bytes){position_value.data + sizeof sequence, position_value.len - sizeof sequence};
-    key = key_event((uint16_t)partition, id, sequence);
-    status = store_get(store, STORE_EVENTS, key_bytes(&key), arena, packed, fault);
-    if (status == STATUS_NOT_FOUND)
-        status = fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD",
-                           "partition %u has a position without its event: sequence %llu of aggregate %.*s",
-                           partition, (unsigned long long)sequence, (int)id.len, (const char *)id.data);
-    return status;
+    *key = key_event((uint16_t)partition, id, sequence);
+    return STATUS_OK;
 }
 
 enum status event_at(struct store *store, uint32_t partition, uint64_t position, struct arena *arena,
@@ -143,7 +136,14 @@ enum status event_at(struct store *store, uint32_t partition, uint64_t position,
     if (status == STATUS_NOT_FOUND)
         return fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD", "partition %u has no record of position %llu",
                          partition, (unsigned long long)position);
-    return status == STATUS_OK ? event_of(store, partition, value, arena, packed, fault) : status;
+    if (status == STATUS_OK)
+        status = key_of_event(partition, value, &key, fault);
+    if (status == STATUS_OK)
+        status = store_get(store, STORE_EVENTS, key_bytes(&key), arena, packed, fault);
+    if (status == STATUS_NOT_FOUND)
+        status = fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD", "partition %u has position %llu without its event",
+                           partition, (unsigned long long)position);
+    return status;
 }
 
 static enum status time_at(struct subscription *s, uint32_t partition, uint64_t position, int64_t *time_ms,
@@ -332,62 +332,120 @@ static void nothing_more(struct subscription *s, uint32_t partition)
     s->more[partition] = false;
 }
 
-static enum status walk(struct subscription *s, uint32_t partition, struct page *page, struct fault *fault)
+/* Positions of one partition in order, and the events that they name where the ids fit. */
+struct stretch {
+    size_t count;
+    bool at_end; /* nothing more is stored */
+    struct {
+        uint64_t position;
+        bool passed_over;
+    } of[STORE_GET_MANY_MAX];
+    size_t key_count;
+    struct store_key keys[STORE_GET_MANY_MAX];
+};
+
+/* No more than the page can take. An error that comes behind something is met again the next time. */
+static enum status look_ahead(struct subscription *s, uint32_t partition, const struct page *page,
+                              struct stretch *stretch, struct fault *fault)
 {
     const struct event_filter *filter = &s->settings.filter;
     struct store_key from = key_position((uint16_t)partition, s->next[partition]);
     struct store_key to = s->settings.until_end ? key_position((uint16_t)partition, s->until[partition])
                                                 : key_partition_end((uint16_t)partition);
-    struct store_cursor *cursor;
+    struct store_cursor *cursor =
+        store_cursor_new(s->store, STORE_POSITIONS, key_bytes(&from), key_bytes(&to), false);
     enum status status = STATUS_OK;
+    uint64_t room = SUBSCRIPTION_PAGE_EVENTS - page->events;
 
-    if (s->settings.until_end && s->next[partition] >= s->until[partition]) {
-        nothing_more(s, partition);
-        return STATUS_OK;
-    }
-    cursor = store_cursor_new(s->store, STORE_POSITIONS, key_bytes(&from), key_bytes(&to), false);
-    while (!page_is_full(s, page)) {
-        struct event_head head = {0};
-        struct bytes key, value, packed;
+    room = s->credits < room ? s->credits : room;
+    room = s->left < room ? s->left : room;
+    stretch->count = stretch->key_count = 0;
+    stretch->at_end = false;
+    while (status == STATUS_OK && stretch->count < COUNT_OF(stretch->of) && stretch->key_count < room) {
+        struct bytes key, value;
+        struct bytes id = BYTES_NONE;
         uint64_t position;
 
         status = store_cursor_next(cursor, &key, &value, fault);
-        if (status == STATUS_NOT_FOUND) {
-            nothing_more(s, partition);
-            status = STATUS_OK;
-            break;
-        }
+        stretch->at_end = status == STATUS_NOT_FOUND;
         if (status != STATUS_OK)
             break;
         position = key_last_number(key);
-        if (position != s->next[partition]) {
+        if (position != s->next[partition] + stretch->count) {
             status = fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD",
                                "partition %u has no record of position %llu", partition,
-                               (unsigned long long)s->next[partition]);
+                               (unsigned long long)(s->next[partition] + stretch->count));
             break;
         }
+        if (value.len > 8)
+            id = (struct bytes){value.data + 8, value.len - 8};
+        stretch->of[stretch->count].position = position;
+        stretch->of[stretch->count].passed_over =
+            id.len > 0 && !begins_with_one_of(id, filter->id_prefixes, filter->id_prefix_count);
+        if (!stretch->of[stretch->count].passed_over)
+            status = key_of_event(partition, value, &stretch->keys[stretch->key_count], fault);
+        if (status == STATUS_OK)
+            stretch->key_count += !stretch->of[stretch->count++].passed_over;
+    }
+    store_cursor_free(cursor);
+    return stretch->count > 0 || stretch->at_end ? STATUS_OK : status;
+}
+
+static enum status give_stretch(struct subscription *s, uint32_t partition, const struct stretch *stretch,
+                                const struct bytes *packed, struct page *page, struct fault *fault)
+{
+    const struct event_filter *filter = &s->settings.filter;
+    size_t at = 0;
+
+    for (size_t i = 0; i < stretch->count && !page_is_full(s, page); i++) {
         page->looked_at++;
-        if (value.len > 8 && !begins_with_one_of((struct bytes){value.data + 8, value.len - 8},
-                                                 filter->id_prefixes, filter->id_prefix_count)) {
-            s->next[partition] = position + 1;
-            s->token_due = true;
-            continue;
+        if (!stretch->of[i].passed_over) {
+            struct event_head head = {0};
+
+            if (packed[at].len == 0)
+                return fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD",
+                                 "partition %u has position %llu without its event", partition,
+                                 (unsigned long long)stretch->of[i].position);
+            if (looks_inside(filter) && wire_event_peek(packed[at], &head, fault) != STATUS_OK)
+                return fault->status;
+            if (!looks_inside(filter) || fits(filter, &head))
+                give(s, page, packed[at]);
+            at++;
         }
-        status = event_of(s->store, partition, value, &s->scratch, &packed, fault);
-        if (status == STATUS_OK && looks_inside(filter))
-            status = wire_event_peek(packed, &head, fault);
-        if (status != STATUS_OK)
-            break;
-        if (!looks_inside(filter) || fits(filter, &head))
-            give(s, page, packed);
-        arena_reset(&s->scratch);
-        s->next[partition] = position + 1;
+        s->next[partition] = stretch->of[i].position + 1;
         s->token_due = true;
         if (PLANTED(EVENT_SKIPPED) && page_is_full(s, page))
             s->next[partition]++;
     }
-    arena_reset(&s->scratch);
-    store_cursor_free(cursor);
+    return STATUS_OK;
+}
+
+static enum status walk(struct subscription *s, uint32_t partition, struct page *page, struct fault *fault)
+{
+    struct stretch stretch;
+    enum status status = STATUS_OK;
+
+    while (status == STATUS_OK && !page_is_full(s, page)) {
+        struct bytes keys[STORE_GET_MANY_MAX];
+        struct bytes packed[STORE_GET_MANY_MAX];
+
+        if (s->settings.until_end && s->next[partition] >= s->until[partition]) {
+            nothing_more(s, partition);
+            break;
+        }
+        status = look_ahead(s, partition, page, &stretch, fault);
+        for (size_t i = 0; i < stretch.key_count; i++)
+            keys[i] = key_bytes(&stretch.keys[i]);
+        if (status == STATUS_OK)
+            status = store_get_many(s->store, STORE_EVENTS, keys, stretch.key_count, &s->scratch, packed, fault);
+        if (status == STATUS_OK)
+            status = give_stretch(s, partition, &stretch, packed, page, fault);
+        arena_reset(&s->scratch);
+        if (status == STATUS_OK && stretch.at_end && (stretch.count == 0 || s->next[partition] > stretch.of[stretch.count - 1].position)) {
+            nothing_more(s, partition);
+            break;
+        }
+    }
     return status;
 }
 

@@ -20,6 +20,9 @@ struct backend {
     /* Gives the raw value in *raw, to be freed by the caller; NOT_FOUND when absent. */
     enum status (*get)(void *backend, enum store_family family, struct bytes key,
                        struct bytes *raw, void **owner, struct fault *fault);
+    /* The same for each key; an owner is NULL when there is no value. On a fault some owners may be there. */
+    enum status (*get_many)(void *backend, enum store_family family, const struct bytes *keys,
+                            size_t count, struct bytes *raw, void **owners, struct fault *fault);
     void (*get_release)(void *owner);
     void *(*cursor_new)(void *backend, enum store_family family, struct bytes from,
                         struct bytes to, bool reverse);

@@ -188,6 +188,22 @@ static enum status get(void *backend, enum store_family family, struct bytes key
     return STATUS_OK;
 }
 
+static enum status get_many(void *backend, enum store_family family, const struct bytes *keys, size_t count,
+                            struct bytes *raw, void **owners, struct fault *fault)
+{
+    enum status status = STATUS_OK;
+
+    for (size_t i = 0; i < count; i++) {
+        enum status one = status == STATUS_OK ? get(backend, family, keys[i], &raw[i], &owners[i], fault)
+                                              : STATUS_NOT_FOUND;
+
+        owners[i] = one == STATUS_OK ? backend : NULL; /* nothing is released */
+        if (one != STATUS_OK && one != STATUS_NOT_FOUND)
+            status = one;
+    }
+    return status;
+}
+
 static void get_release(void *owner)
 {
     (void)owner;
@@ -301,6 +317,7 @@ static const struct backend functions = {
     .batch_add = batch_add,
     .write = write_batch,
     .get = get,
+    .get_many = get_many,
     .get_release = get_release,
     .cursor_new = cursor_new,
     .cursor_free = cursor_free,

@@ -123,6 +123,36 @@ static enum status get(void *backend, enum store_family family, struct bytes key
     return STATUS_OK;
 }
 
+static enum status get_many(void *backend, enum store_family family, const struct bytes *keys, size_t count,
+                            struct bytes *raw, void **owners, struct fault *fault)
+{
+    struct rocks *rocks = backend;
+    const char *names[STORE_GET_MANY_MAX] = {NULL};
+    size_t lengths[STORE_GET_MANY_MAX] = {0};
+    rocksdb_pinnableslice_t *values[STORE_GET_MANY_MAX];
+    char *errors[STORE_GET_MANY_MAX];
+    enum status status = STATUS_OK;
+
+    if (count == 0)
+        return STATUS_OK;
+    for (size_t i = 0; i < count; i++) {
+        names[i] = (const char *)keys[i].data;
+        lengths[i] = keys[i].len;
+    }
+    rocksdb_batched_multi_get_cf(rocks->db, rocks->read, rocks->families[family], count, names, lengths, values,
+                                 errors, false);
+    for (size_t i = 0; i < count; i++) {
+        owners[i] = values[i];
+        if (values[i] != NULL)
+            raw[i].data = (const uint8_t *)rocksdb_pinnableslice_value(values[i], &raw[i].len);
+        if (errors[i] != NULL && status == STATUS_OK)
+            status = world_fault(fault, "cannot read from the data directory", errors[i]);
+        else if (errors[i] != NULL)
+            rocksdb_free(errors[i]);
+    }
+    return status;
+}
+
 static void get_release(void *owner)
 {
     rocksdb_pinnableslice_destroy(owner);
@@ -291,6 +321,7 @@ static const struct backend functions = {
     .batch_add = batch_add,
     .write = write_batch,
     .get = get,
+    .get_many = get_many,
     .get_release = get_release,
     .cursor_new = cursor_new,
     .cursor_free = cursor_free,

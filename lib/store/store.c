@@ -25,11 +25,10 @@ static uint32_t checksum(struct bytes key, struct bytes payload)
     return (uint32_t)hash_mix(hash_bytes(key), payload);
 }
 
-static enum status open_envelope(enum store_family family, struct bytes key, struct bytes raw,
-                                 struct bytes *payload, struct fault *fault)
+static enum status damaged_envelope(enum store_family family, struct bytes key, struct bytes raw,
+                                    struct fault *fault)
 {
     char name[200];
-    uint32_t stored;
 
     key_describe(key, name, sizeof name);
     if (raw.len < ENVELOPE_BYTES)
@@ -40,12 +39,22 @@ static enum status open_envelope(enum store_family family, struct bytes key, str
         return fault_set(fault, STATUS_DAMAGED, "UNKNOWN_FORMAT",
                          "record %s of family %s has format %u, this build reads format %u",
                          name, store_family_name(family), raw.data[0], STORE_FORMAT_VERSION);
+    return fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD",
+                     "record %s of family %s fails its checksum",
+                     name, store_family_name(family));
+}
+
+static enum status open_envelope(enum store_family family, struct bytes key, struct bytes raw,
+                                 struct bytes *payload, struct fault *fault)
+{
+    uint32_t stored;
+
+    if (raw.len < ENVELOPE_BYTES || raw.data[0] != STORE_FORMAT_VERSION)
+        return damaged_envelope(family, key, raw, fault);
     memcpy(&stored, raw.data + 4, sizeof stored);
     *payload = (struct bytes){raw.data + ENVELOPE_BYTES, raw.len - ENVELOPE_BYTES};
     if (stored != checksum(key, *payload) && !PLANTED(DAMAGE_IGNORED))
-        return fault_set(fault, STATUS_DAMAGED, "DAMAGED_RECORD",
-                         "record %s of family %s fails its checksum",
-                         name, store_family_name(family));
+        return damaged_envelope(family, key, raw, fault);
     return STATUS_OK;
 }
 
@@ -138,6 +147,30 @@ enum status store_get(struct store *store, enum store_family family, struct byte
     if (status == STATUS_OK)
         *value = arena_copy(arena, payload);
     store->functions->get_release(owner);
+    return status;
+}
+
+enum status store_get_many(struct store *store, enum store_family family, const struct bytes *keys, size_t count,
+                           struct arena *arena, struct bytes *values, struct fault *fault)
+{
+    struct bytes raw[STORE_GET_MANY_MAX];
+    void *owners[STORE_GET_MANY_MAX];
+    enum status status;
+
+    assert(count <= STORE_GET_MANY_MAX);
+    status = store->functions->get_many(store->backend, family, keys, count, raw, owners, fault);
+    for (size_t i = 0; i < count; i++) {
+        struct bytes payload;
+
+        values[i] = BYTES_NONE;
+        if (owners[i] == NULL)
+            continue;
+        if (status == STATUS_OK)
+            status = open_envelope(family, keys[i], raw[i], &payload, fault);
+        if (status == STATUS_OK)
+            values[i] = arena_copy(arena, payload);
+        store->functions->get_release(owners[i]);
+    }
     return status;
 }
 

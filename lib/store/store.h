@@ -70,6 +70,13 @@ MUST_USE enum status store_write(struct store *store, struct store_batch *batch,
 MUST_USE enum status store_get(struct store *store, enum store_family family, struct bytes key,
                                struct arena *arena, struct bytes *value, struct fault *fault);
 
+/* The same for many keys at once, which is faster than one by one; `values` has room for as many. A value is empty
+ * when there is none: no record of ours is. */
+enum { STORE_GET_MANY_MAX = 128 };
+MUST_USE enum status store_get_many(struct store *store, enum store_family family, const struct bytes *keys,
+                                    size_t count, struct arena *arena, struct bytes *values,
+                                    struct fault *fault);
+
 struct store_cursor;
 
 /* Walk the keys in [from, to), backwards when `reverse`. */
