@@ -1,11 +1,13 @@
 /*
  * cairn-bench: a closed loop of N commands in flight over DispatchStream, spread over the given
- * nodes, each command one event of the echo module. Prints one line: rate and latency.
+ * nodes, each command one event of the echo module. Prints one line: rate and latency. With --rate
+ * so many commands are sent each second, as far as N in flight allow.
  *
  *   cairn-bench --in-flight 64 --seconds 10 --bytes 256 --aggregates 1000 HOST:PORT...
  */
 #include <getopt.h>
 #include <pthread.h>
+#include <time.h>
 
 #include "rpc/rpc.h"
 
@@ -22,6 +24,9 @@ struct bench {
     unsigned seconds;
     unsigned bytes;
     unsigned aggregates;
+    unsigned rate; /* 0: as fast as it goes */
+    unsigned free_slots[IN_FLIGHT_MAX];
+    size_t free_count;
     uint64_t until_us;
     uint64_t counted_from_us;
     struct lane lanes[NODES_MAX];
@@ -101,7 +106,9 @@ static void on_message(void *user, struct rpc_stream *stream, struct bytes messa
         b->failed++;
     else if (now >= b->counted_from_us && now < b->until_us && b->done < LATENCIES_MAX)
         b->latencies_us[b->done++] = (uint32_t)(now - b->started[slot]);
-    if (now < b->until_us)
+    if (now < b->until_us && b->rate > 0)
+        b->free_slots[b->free_count++] = slot;
+    else if (now < b->until_us)
         send_next(b, slot);
     else if (--b->open == 0)
         pthread_cond_signal(&b->changed);
@@ -133,10 +140,28 @@ static int ascending(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
+/* With the lock held. Sends what is due each millisecond, until the end. */
+static void pace(struct bench *b)
+{
+    uint64_t began_us = clock_monotonic_us();
+    const struct timespec moment = {0, 1000000};
+
+    while (clock_monotonic_us() < b->until_us && b->open > 0) {
+        uint64_t due = (clock_monotonic_us() - began_us) * b->rate / 1000000;
+
+        while (b->free_count > 0 && b->sent < due)
+            send_next(b, b->free_slots[--b->free_count]);
+        pthread_mutex_unlock(&b->lock);
+        nanosleep(&moment, NULL);
+        pthread_mutex_lock(&b->lock);
+    }
+    b->open = b->open > b->free_count ? b->open - b->free_count : 0;
+}
+
 static int usage(void)
 {
     fprintf(stderr, "usage: cairn-bench [--in-flight N] [--seconds N] [--bytes N] "
-                    "[--aggregates N] HOST:PORT...\n");
+                    "[--aggregates N] [--rate N] HOST:PORT...\n");
     return 2;
 }
 
@@ -147,6 +172,7 @@ int main(int argc, char **argv)
                                             {"seconds", required_argument, NULL, 's'},
                                             {"bytes", required_argument, NULL, 'b'},
                                             {"aggregates", required_argument, NULL, 'a'},
+                                            {"rate", required_argument, NULL, 'r'},
                                             {NULL, 0, NULL, 0}};
     struct rpc_loop *loop;
     int flag;
@@ -157,7 +183,8 @@ int main(int argc, char **argv)
         if (flag == '?' || value == 0)
             return usage();
         *(flag == 'n' ? &b.in_flight : flag == 's' ? &b.seconds : flag == 'b' ? &b.bytes
-                                                                              : &b.aggregates) = value;
+          : flag == 'r'                                              ? &b.rate
+                                                                     : &b.aggregates) = value;
     }
     if (optind == argc || argc - optind > NODES_MAX || b.in_flight > IN_FLIGHT_MAX ||
         b.bytes > 1 << 20)
@@ -182,7 +209,12 @@ int main(int argc, char **argv)
     pthread_mutex_lock(&b.lock);
     b.open = b.in_flight;
     for (unsigned slot = 0; slot < b.in_flight; slot++)
-        send_next(&b, slot);
+        if (b.rate > 0)
+            b.free_slots[b.free_count++] = slot;
+        else
+            send_next(&b, slot);
+    if (b.rate > 0)
+        pace(&b);
     while (b.open > 0)
         pthread_cond_wait(&b.changed, &b.lock);
     pthread_mutex_unlock(&b.lock);

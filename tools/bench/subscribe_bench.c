@@ -1,20 +1,24 @@
 /*
  * cairn-bench-subscribe: reads the whole log once over Subscribe, and says at what rate. Ends at the first
- * message that brings a token and no events.
+ * message that brings a token and no events. With --live it follows the log from its end for so many seconds, and
+ * says how long events took from their decision at the owner (whose clock must be this machine's) to here.
  *
- *   cairn-bench-subscribe HOST:PORT
+ *   cairn-bench-subscribe [--live SECONDS] HOST:PORT
  */
 #include <pthread.h>
 
 #include "rpc/rpc.h"
 #include "wire/wire.h"
 
-enum { CREDITS = 1 << 16 };
+enum { CREDITS = 1 << 16, DELAYS_MAX = 1 << 22 };
 
 struct reading {
     uint64_t events;
     uint64_t bytes;
     uint64_t used; /* credits */
+    uint64_t live_until_ms; /* 0: not */
+    uint32_t *delays_ms;
+    size_t delay_count;
     bool done;
     int code;
     pthread_mutex_t lock;
@@ -48,7 +52,15 @@ static void on_message(void *user, struct rpc_stream *stream, struct bytes messa
         ask(stream, &(struct subscribe_request){.credits = (uint32_t)r->used});
         r->used = 0;
     }
-    if (response.event_count == 0 && r->events > 0)
+    for (size_t i = 0; r->live_until_ms > 0 && i < response.event_count && r->delay_count < DELAYS_MAX; i++) {
+        struct event_head head;
+        int64_t now = clock_wall_ms();
+
+        if (wire_event_peek(response.packed_events[i], &head, &fault) == STATUS_OK)
+            r->delays_ms[r->delay_count++] = now > head.time_ms ? (uint32_t)(now - head.time_ms) : 0;
+    }
+    if (r->live_until_ms > 0 ? clock_monotonic_ms() >= r->live_until_ms
+                             : response.event_count == 0 && r->events > 0)
         rpc_stream_cancel(stream);
     arena_release(&arena);
 }
@@ -69,6 +81,14 @@ static void on_closed(void *user, struct rpc_stream *stream, int code, const cha
 
 static const struct rpc_stream_events events = {.message = on_message, .closed = on_closed};
 
+static int ascending(const void *a, const void *b)
+{
+    uint32_t x = *(const uint32_t *)a;
+    uint32_t y = *(const uint32_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
 int main(int argc, char **argv)
 {
     static struct reading r;
@@ -79,8 +99,12 @@ int main(int argc, char **argv)
     uint64_t began;
     double seconds;
 
-    if (argc != 2) {
-        fprintf(stderr, "usage: cairn-bench-subscribe HOST:PORT\n");
+    if (argc == 4 && strcmp(argv[1], "--live") == 0 && strtoul(argv[2], NULL, 10) > 0) {
+        r.live_until_ms = clock_monotonic_ms() + strtoul(argv[2], NULL, 10) * 1000;
+        r.delays_ms = memory_take(DELAYS_MAX * sizeof *r.delays_ms);
+        start.from.kind = START_END;
+    } else if (argc != 2) {
+        fprintf(stderr, "usage: cairn-bench-subscribe [--live SECONDS] HOST:PORT\n");
         return 2;
     }
     pthread_mutex_init(&r.lock, NULL);
@@ -88,7 +112,7 @@ int main(int argc, char **argv)
     rpc_begin();
     if (rpc_loop_new(&loop) != STATUS_OK)
         return 1;
-    channel = rpc_channel_new(loop, argv[1], 8 << 20);
+    channel = rpc_channel_new(loop, argv[argc - 1], 8 << 20);
     began = clock_monotonic_us();
     stream = rpc_stream_open(channel, "/cairn.v1.EventService/Subscribe", &events, &r, 0);
     ask(stream, &start);
@@ -96,6 +120,16 @@ int main(int argc, char **argv)
     while (!r.done)
         pthread_cond_wait(&r.changed, &r.lock);
     pthread_mutex_unlock(&r.lock);
+    if (r.live_until_ms > 0 && r.delay_count > 0) {
+        qsort(r.delays_ms, r.delay_count, sizeof *r.delays_ms, ascending);
+        printf("%zu events, p50 %u ms, p99 %u ms, longest %u ms\n", r.delay_count, r.delays_ms[r.delay_count / 2],
+               r.delays_ms[r.delay_count * 99 / 100], r.delays_ms[r.delay_count - 1]);
+        rpc_stream_drop(stream);
+        rpc_channel_free(channel);
+        rpc_loop_free(loop);
+        rpc_end();
+        return 0;
+    }
     seconds = (double)(clock_monotonic_us() - began) / 1e6 - 0.5; /* the silence at the end */
     printf("%llu events, %.1f MiB in %.2f s: %.0f events/s\n", (unsigned long long)r.events,
            (double)r.bytes / (1 << 20), seconds, (double)r.events / seconds);

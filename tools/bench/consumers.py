@@ -1,0 +1,103 @@
+#!/usr/bin/env python3
+"""What consumers cost and get, one run each on this machine: events out of the store in process, over Subscribe, the
+delay from commit to subscriber under load, and what a thousand idle subscriptions take.
+
+    tools/bench/consumers.py [EVENTS]
+"""
+
+import pathlib
+import re
+import subprocess
+import sys
+import threading
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+import cairn  # noqa: E402
+import grpc  # noqa: E402
+from cairn.v1 import event_pb2, event_pb2_grpc  # noqa: E402
+from cluster import BIN, Cluster, wait_until  # noqa: E402
+
+LOAD = 5000  # commands each second, for the delay
+
+
+def cpu_and_memory(pid):
+    """Seconds of CPU used, MiB resident."""
+    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    return (int(fields[11]) + int(fields[12])) / 100, int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
+
+
+def in_process(events):
+    out = subprocess.run([BIN / "cairn-bench-read", str(events)], capture_output=True, text=True, check=True).stdout
+    print("in process, one partition:")
+    print("".join(f"  {line}\n" for line in out.splitlines()), end="", flush=True)
+
+
+def over_grpc(events):
+    with Cluster(1, modules=("echo",)) as cluster:
+        endpoint = cluster.nodes[0].endpoint
+        with cairn.Client([endpoint]) as client:
+            while sum(client.count_events(stale=True).values() or [0]) < events:
+                subprocess.run([BIN / "cairn-bench", "--in-flight", "256", "--seconds", "3", "--bytes", "256", endpoint],
+                               capture_output=True, check=True)
+        for _ in range(3):
+            out = subprocess.run([BIN / "cairn-bench-subscribe", endpoint], capture_output=True, text=True, check=True)
+            print(f"Subscribe, all partitions of one node: {out.stdout.strip()}", flush=True)
+
+
+def delays(seconds=10):
+    """From the owner's commit to the subscriber, by the subscriber's clock, which is the same machine's."""
+    with Cluster(3, modules=("echo",)) as cluster:
+        out = subprocess.Popen([BIN / "cairn-bench-subscribe", "--live", str(seconds), cluster.nodes[1].endpoint],
+                               stdout=subprocess.PIPE, text=True)
+        time.sleep(0.5)
+        load = subprocess.run([BIN / "cairn-bench", "--in-flight", "64", "--rate", str(LOAD), "--seconds", str(seconds),
+                               "--bytes", "256", *cluster.endpoints], capture_output=True, text=True, check=True)
+        print(f"load: {load.stdout.strip().splitlines()[-1]}")
+        print(f"delay from commit to subscriber: {out.communicate()[0].strip()}", flush=True)
+
+
+def idle(count=1000, seconds=20):
+    with Cluster(1, modules=("echo",)) as cluster:
+        node = cluster.nodes[0]
+        with cairn.Client(cluster.endpoints) as client:
+            for number in range(200):
+                client.dispatch(cairn.Command("echo", f"i-{number % 50}", "Put", {}))
+        time.sleep(1)
+        before = cpu_and_memory(node.process.pid)
+        channels = [grpc.insecure_channel(node.endpoint, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(10)]
+        stop = threading.Event()
+        calls = []
+        for number in range(count):
+            def requests():
+                yield event_pb2.SubscribeRequest(start=event_pb2.StartSubscription(
+                    **{"from": event_pb2.LogStart(end=event_pb2.LogEnd())}))
+                stop.wait()
+            calls.append(event_pb2_grpc.EventServiceStub(channels[number % 10]).Subscribe(requests()))
+        wait_until(lambda: node.metrics()["cairn_subscriptions"] == count, 60, f"{count} subscriptions")
+        time.sleep(3)
+        begun = time.monotonic()
+        first = cpu_and_memory(node.process.pid)
+        time.sleep(seconds)
+        last = cpu_and_memory(node.process.pid)
+        share = (last[0] - first[0]) / (time.monotonic() - begun) * 100
+        print(f"{count} idle subscriptions: {last[1] - before[1]:.0f} MiB more ({before[1]:.0f} MiB before), "
+              f"{share:.1f} % of a core", flush=True)
+        stop.set()
+        for call in calls:
+            call.cancel()
+
+
+def main():
+    events = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
+    in_process(events)
+    over_grpc(events)
+    delays()
+    idle()
+
+
+if __name__ == "__main__":
+    main()
