@@ -198,26 +198,32 @@ async def compare(cluster: Cluster, expected):
 
 
 def expected_statistics(expected):
-    """By airline: departed, minutes late, arrived, cancelled; from the expected events, which come from the data."""
-    numbers: dict[str, list[int]] = {}
+    """By airline and by airport, each month: departed, minutes late, arrived, cancelled; from the expected events,
+    which come from the data."""
+    numbers: dict[tuple[str, str, str], list[int]] = {}
     for events in expected.values():
-        scheduled: dict[str, list[datetime.datetime]] = {}
+        scheduled: dict[str, list[tuple[str, str]]] = {}
         for type_, text in events:
             payload = json.loads(text)
-            flight = payload["flight"]
-            at = datetime.datetime.strptime(payload["at"], "%Y-%m-%dT%H:%M:%SZ")
-            row = numbers.setdefault(flight[:2], [0, 0, 0, 0])
+            flight, at = payload["flight"], payload["at"]
             if type_ == "FlightScheduled":
-                scheduled.setdefault(flight, []).append(at)
-            elif type_ == "FlightDeparted":
-                planned = [moment for moment in scheduled.get(flight, []) if moment <= at]
-                row[0] += 1
-                row[1] += int((at - max(planned) - SCHEDULE_AHEAD).total_seconds() // 60) if planned else 0
-            elif type_ == "FlightArrived":
-                row[2] += 1
-            elif type_ == "FlightCancelled":
-                row[3] += 1
+                scheduled.setdefault(flight, []).append((at, payload["origin"]))
+                continue
+            planned, origin = max((s for s in scheduled.get(flight, []) if s[0] <= at), default=(None, "?"))
+            late = 0
+            if type_ == "FlightDeparted" and planned:
+                late = int((utc(at) - utc(planned) - SCHEDULE_AHEAD).total_seconds() // 60)
+            for key in (("airline", flight[:2], at[:7]), ("airport", origin, at[:7])):
+                row = numbers.setdefault(key, [0, 0, 0, 0])
+                row[0] += type_ == "FlightDeparted"
+                row[1] += late
+                row[2] += type_ == "FlightArrived"
+                row[3] += type_ == "FlightCancelled"
     return numbers
+
+
+def utc(text: str) -> datetime.datetime:
+    return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ")
 
 
 class Statisticians:
@@ -240,10 +246,10 @@ class Statisticians:
         for member in self.members:
             member.wait()
 
-    def numbers(self) -> dict[str, list[int]]:
+    def numbers(self) -> dict[tuple[str, str, str], list[int]]:
         with sqlite3.connect(self.path, timeout=60) as db:
-            return {name: list(row) for name, *row in
-                    db.execute("select name, departed, late_minutes, arrived, cancelled from airline")}
+            return {tuple(row[:3]): list(row[3:]) for row in db.execute(
+                "select kind, name, month, departed, late_minutes, arrived, cancelled from numbers")}
 
 
 def wait_for_statistics(cluster: Cluster, what: str, timeout: float) -> None:
@@ -253,8 +259,13 @@ def wait_for_statistics(cluster: Cluster, what: str, timeout: float) -> None:
 
 def draw(numbers, path: pathlib.Path) -> None:
     """Average minutes late by airline, as an SVG."""
-    rows = sorted(((late / departed, name) for name, (departed, late, _, _) in numbers.items() if departed),
-                  reverse=True)
+    sums: dict[str, list[int]] = {}
+    for (kind, name, _), (departed, late, _, _) in numbers.items():
+        if kind == "airline":
+            row = sums.setdefault(name, [0, 0])
+            row[0] += departed
+            row[1] += late
+    rows = sorted(((late / departed, name) for name, (departed, late) in sums.items() if departed), reverse=True)
     scale = 420 / max(1.0, max(late for late, _ in rows))
     bars = []
     for n, (late, name) in enumerate(rows):
@@ -268,26 +279,40 @@ def draw(numbers, path: pathlib.Path) -> None:
                     + "".join(bars) + "</svg>\n")
 
 
+def replay(cluster: Cluster, path: pathlib.Path, say):
+    """From zero into a second read model, while a processor and a node are killed."""
+    with cairn.Client(cluster.endpoints) as client:
+        client.reset_group("statistics")
+    again = Statisticians(cluster, path)
+    try:
+        with cairn.Client(cluster.endpoints) as client:
+            wait_until(lambda: any(p.position > 0 for p in client.group("statistics").partitions), 60, "the replay's begin")
+        say(f"kill -9 {cluster.nodes[1].name} and a processor in the middle of the replay")
+        cluster.nodes[1].kill()
+        again.kill_one()
+        cluster.nodes[1].start()
+        cluster.nodes[1].wait_ready(30)
+        wait_for_statistics(cluster, "the replay", 1200)
+    finally:
+        again.stop()
+    return again.numbers()
+
+
 def second_act(cluster: Cluster, statisticians: Statisticians, expected, say) -> list[str]:
     """The read model against the data; then again from zero into a second one. Gives what is wrong."""
-    wanted = {name: row for name, row in expected_statistics(expected).items()}
+    wanted = expected_statistics(expected)
     wrong = []
-    wait_for_statistics(cluster, "the statistics", 180)
+    wait_for_statistics(cluster, "the statistics", 1200)
     statisticians.stop()
-    for name, numbers in (("statistics", statisticians.numbers()), ("replayed statistics", None)):
-        if numbers is None:
+    for name in ("statistics", "replayed statistics"):
+        if name == "statistics":
+            numbers = statisticians.numbers()
+        else:
             say("replaying the log into a second read model")
-            with cairn.Client(cluster.endpoints) as client:
-                client.reset_group("statistics")
-            again = Statisticians(cluster, statisticians.path.with_name("replayed.db"))
-            try:
-                wait_for_statistics(cluster, "the replay", 180)
-            finally:
-                again.stop()
-            numbers = again.numbers()
-        wrong += [f"{name} of {airline}: {numbers.get(airline)}, expected {row}"
-                  for airline, row in sorted(wanted.items()) if numbers.get(airline) != row]
-        wrong += [f"{name} of {airline}, which has none" for airline in numbers if airline not in wanted]
+            numbers = replay(cluster, statisticians.path.with_name("replayed.db"), say)
+        wrong += [f"{name} of {key}: {numbers.get(key)}, expected {row}"
+                  for key, row in sorted(wanted.items()) if numbers.get(key) != row]
+        wrong += [f"{name} of {key}, which has none" for key in numbers if key not in wanted]
     draw(wanted, ROOT / "build" / "demo-delays.svg")
     return wrong
 
@@ -338,7 +363,7 @@ def main() -> int:
         for node in cluster.nodes:
             node.wait_ready(30)
         events, lost, doubled, disordered, differences = asyncio.run(compare(cluster, expected))
-        say("second act: statistics by airline from a processor group")
+        say("second act: statistics by airline, airport and month from a processor group")
         wrong = second_act(cluster, statisticians, expected, say)
     finally:
         if statisticians is not None:

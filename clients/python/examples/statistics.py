@@ -15,11 +15,11 @@ import cairn
 
 SCHEMA = """
 create table if not exists cursor (partition integer primary key, position integer not null);
-create table if not exists scheduled (tail text, flight text, at text);
-create index if not exists scheduled_of on scheduled (tail, flight);
-create table if not exists airline (
-    name text primary key, departed integer default 0, late_minutes integer default 0,
-    arrived integer default 0, cancelled integer default 0);
+create table if not exists scheduled (tail text, flight text, at text, origin text);
+create index if not exists scheduled_of on scheduled (tail, flight, at);
+create table if not exists numbers (
+    kind text, name text, month text, departed integer default 0, late_minutes integer default 0,
+    arrived integer default 0, cancelled integer default 0, primary key (kind, name, month));
 """
 SCHEDULED_AHEAD = datetime.timedelta(hours=1)  # an aircraft hears of a flight so long before
 
@@ -48,23 +48,26 @@ class Statistics:
             raise
 
     def count(self, event: cairn.Delivered) -> None:
+        """By airline and by airport of origin, each month by itself."""
         flight = event.json()
-        airline = flight["flight"][:2]
-        self.db.execute("insert or ignore into airline (name) values (?)", (airline,))
         if event.type == "FlightScheduled":
-            self.db.execute("insert into scheduled values (?, ?, ?)",
-                            (event.aggregate_id, flight["flight"], flight["at"]))
-        elif event.type == "FlightDeparted":
-            planned = self.db.execute(
-                "select max(at) from scheduled where tail = ? and flight = ? and at <= ?",
-                (event.aggregate_id, flight["flight"], flight["at"])).fetchone()[0]
-            late = moment(flight["at"]) - moment(planned) - SCHEDULED_AHEAD if planned else datetime.timedelta()
-            self.db.execute("update airline set departed = departed + 1, late_minutes = late_minutes + ? "
-                            "where name = ?", (int(late.total_seconds() // 60), airline))
-        elif event.type == "FlightArrived":
-            self.db.execute("update airline set arrived = arrived + 1 where name = ?", (airline,))
-        elif event.type == "FlightCancelled":
-            self.db.execute("update airline set cancelled = cancelled + 1 where name = ?", (airline,))
+            self.db.execute("insert into scheduled values (?, ?, ?, ?)",
+                            (event.aggregate_id, flight["flight"], flight["at"], flight["origin"]))
+            return
+        planned, origin = self.db.execute(
+            "select at, origin from scheduled where tail = ? and flight = ? and at <= ? order by at desc limit 1",
+            (event.aggregate_id, flight["flight"], flight["at"])).fetchone() or (None, "?")
+        late = datetime.timedelta()
+        if event.type == "FlightDeparted" and planned:
+            late = moment(flight["at"]) - moment(planned) - SCHEDULED_AHEAD
+        change = {"FlightDeparted": (1, int(late.total_seconds() // 60), 0, 0), "FlightArrived": (0, 0, 1, 0),
+                  "FlightCancelled": (0, 0, 0, 1)}[event.type]
+        for kind, name in (("airline", flight["flight"][:2]), ("airport", origin)):
+            key = (kind, name, flight["at"][:7])
+            self.db.execute("insert or ignore into numbers (kind, name, month) values (?, ?, ?)", key)
+            self.db.execute("update numbers set departed = departed + ?, late_minutes = late_minutes + ?, "
+                            "arrived = arrived + ?, cancelled = cancelled + ? "
+                            "where kind = ? and name = ? and month = ?", change + key)
 
 
 def main() -> None:
