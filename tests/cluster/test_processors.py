@@ -341,3 +341,24 @@ def test_five_nodes_where_no_node_has_all():
                     put(client, number)
                 wait_for(journal, 250)
         journal.check(250)
+
+
+def test_a_renamed_group_is_another_group(three, client):
+    old, new = Journal(), Journal()
+    with Member(three, "old-name", old):
+        wait_for(old, total(client))
+        wait_until(lambda: all(p.lag == 0 for p in client.group("old-name").partitions), 20 * SLOW, "acknowledged")
+    with Member(three, "new-name", new):
+        wait_for(new, total(client))  # from its own beginning
+    positions = {p.partition: p.position for p in client.group("old-name").partitions}
+    assert positions == {p.partition: p.position for p in client.group("new-name").partitions}
+
+
+def test_two_members_with_one_id(three, client):
+    journal = Journal()
+    with Member(three, "twins", journal, "same") as first:
+        wait_until(lambda: len(first.processor.partitions) == 64, 20 * SLOW, "all partitions")
+        with Member(three, "twins", journal, "same") as second:
+            wait_until(lambda: first.error is not None or second.error is not None, 20 * SLOW, "one is sent away")
+            assert (first.error or second.error).reason == "MEMBER_REPLACED"
+            wait_for(journal, total(client))

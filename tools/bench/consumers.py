@@ -7,6 +7,7 @@ delay from commit to subscriber under load, and what a thousand idle subscriptio
 
 import pathlib
 import re
+import struct
 import subprocess
 import sys
 import threading
@@ -91,12 +92,42 @@ def idle(count=1000, seconds=20):
             call.cancel()
 
 
+def long_aggregate(events=1_000_000, tail=1000):
+    """The first command to an aggregate of so many events, on a node that has just started."""
+    with Cluster(1, modules=("bank",), arguments=("--snapshot-every", "0", "--snapshot-after", "0s")) as cluster:
+        node = cluster.nodes[0]
+
+        def first_command(what):
+            node.stop()
+            node.start()
+            node.wait_ready()
+            with cairn.Client(cluster.endpoints, timeout=120, try_timeout=120) as client:
+                client.dispatch(cairn.Command("account", "warm", "Deposit", '{"amount":1}'))
+                begun = time.monotonic()
+                reply = client.dispatch(cairn.Command("account", "long", "Deposit", '{"amount":1}')).reply
+                print(f"first command to an aggregate of {events:,} events, {what}: "
+                      f"{(time.monotonic() - begun) * 1e3:.0f} ms", flush=True)
+                return int(re.search(rb"-?\d+", reply.payload if isinstance(reply.payload, bytes)
+                                     else reply.payload.encode()).group())
+
+        with cairn.Client(cluster.endpoints, timeout=60, try_timeout=30) as client:
+            for number in range(0, events - tail, 1000):
+                client.append("account", "long", [cairn.NewEvent("Deposited", '{"amount":1}')] * 1000)
+            client.write_snapshot(cairn.Snapshot("account", "long", events - tail, struct.pack("<q", events - tail)))
+            client.append("account", "long", [cairn.NewEvent("Deposited", '{"amount":1}')] * tail)
+        assert first_command(f"from a snapshot and {tail:,} behind it") == events + 1
+        with cairn.Client(cluster.endpoints) as client:
+            client.delete_snapshot("account", "long")
+        assert first_command("without a snapshot") == events + 2
+
+
 def main():
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     in_process(events)
     over_grpc(events)
     delays()
     idle()
+    long_aggregate()
 
 
 if __name__ == "__main__":
