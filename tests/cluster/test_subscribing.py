@@ -31,9 +31,12 @@ class Listener:
     def commands(self):
         return [event.command_id for event in list(self.seen)]
 
+    def wait_joined(self):
+        return self._processor.wait_joined(20 * SLOW)
+
     def __enter__(self):
         self._thread.start()
-        assert self._processor.wait_joined(20 * SLOW)
+        assert self.wait_joined()
         return self
 
     def __exit__(self, *exc):
@@ -182,6 +185,7 @@ def test_owners_die_and_processing_moves_with_them():
             put(client, number, "dead")
         cluster.nodes[0].start()
         cluster.nodes[0].wait_ready()
+        assert listener.wait_joined()
         for number in range(40):
             put(client, number, "back")
         seen = set(listener.commands())
