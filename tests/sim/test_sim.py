@@ -30,12 +30,12 @@ PLANTS = {
     "LOSS_NOTICED_LATE": ("ownership", 400, 800),
     "SNAPSHOT_AHEAD": ("all", 20),
     "REQUEST_ID_REUSED": ("all", 200, 401),
-    "VOID_STATE_DECIDED_ON": ("ownership", 2000),
+    "VOID_STATE_DECIDED_ON": ("rolling", 200, 201),
     "DAMAGE_IGNORED": ("rot", 50),
     "PROCESSOR_NOT_AWAITED": ("all", 50),
     "EVENT_SKIPPED": ("all", 20),
     "CURSOR_AHEAD": ("all", 50),
-    "REFUSED_ON_VOID_STATE": ("rolling", 1500),
+    "REFUSED_ON_VOID_STATE": ("all", 200, 201),
 }
 
 
