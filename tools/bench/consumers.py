@@ -49,15 +49,15 @@ def over_grpc(events):
             print(f"Subscribe, all partitions of one node: {out.stdout.strip()}", flush=True)
 
 
-def delays(seconds=10):
+def delays(nodes=3, seconds=10):
     """From the owner's commit to the subscriber, by the subscriber's clock, which is the same machine's."""
-    with Cluster(3, modules=("echo",)) as cluster:
-        out = subprocess.Popen([BIN / "cairn-bench-subscribe", "--live", str(seconds), cluster.nodes[1].endpoint],
+    with Cluster(nodes, modules=("echo",)) as cluster:
+        out = subprocess.Popen([BIN / "cairn-bench-subscribe", "--live", str(seconds), cluster.nodes[-1].endpoint],
                                stdout=subprocess.PIPE, text=True)
         time.sleep(0.5)
         load = subprocess.run([BIN / "cairn-bench", "--in-flight", "64", "--rate", str(LOAD), "--seconds", str(seconds),
                                "--bytes", "256", *cluster.endpoints], capture_output=True, text=True, check=True)
-        print(f"load: {load.stdout.strip().splitlines()[-1]}")
+        print(f"{nodes} node(s), load: {load.stdout.strip().splitlines()[-1]}")
         print(f"delay from commit to subscriber: {out.communicate()[0].strip()}", flush=True)
 
 
@@ -125,7 +125,8 @@ def main():
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 200_000
     in_process(events)
     over_grpc(events)
-    delays()
+    delays(1)
+    delays(3)
     idle()
     long_aggregate()
 
