@@ -45,13 +45,6 @@ struct query {
 
 /* ---- where a partition begins ---- */
 
-static struct store_key key_of_prefix(uint32_t partition, struct bytes prefix)
-{
-    struct store_key key = key_snapshot((uint16_t)partition, prefix); /* partition and id, and nothing behind */
-
-    return key;
-}
-
 /* One behind everything that begins with the key; the partition's end when there is no such key. */
 static struct store_key behind_prefix(uint32_t partition, struct store_key key)
 {
@@ -63,14 +56,14 @@ static struct store_key behind_prefix(uint32_t partition, struct store_key key)
     return key;
 }
 
-static enum status begin_keys(struct query *q, struct query_source *s)
+static void begin_keys(struct query *q, struct query_source *s)
 {
     const struct event_filter *filter = &q->request.filter;
 
     s->at = key_partition_begin((uint16_t)s->partition);
     s->end = key_partition_end((uint16_t)s->partition);
     if (filter->id_prefix_count == 1) {
-        s->at = key_of_prefix(s->partition, filter->id_prefixes[0]);
+        s->at = key_snapshot((uint16_t)s->partition, filter->id_prefixes[0]); /* partition, id, nothing behind */
         s->end = behind_prefix(s->partition, s->at);
     }
     if (q->request.after.len > 0) {
@@ -80,7 +73,6 @@ static enum status begin_keys(struct query *q, struct query_source *s)
                                   : memcmp(after.data, s->at.data, after.len) > 0)
             s->at = after;
     }
-    return STATUS_OK;
 }
 
 static enum status time_of(struct query *q, uint32_t partition, uint64_t position, int64_t *time_ms,
@@ -125,8 +117,10 @@ static enum status begin_source(struct query *q, struct query_source *s, const u
 {
     enum status status;
 
-    if (q->request.kind != QUERY_BACKWARDS)
-        return begin_keys(q, s);
+    if (q->request.kind != QUERY_BACKWARDS) {
+        begin_keys(q, s);
+        return STATUS_OK;
+    }
     status = log_end(q->store, s->partition, &s->left, fault);
     if (status != STATUS_OK || q->request.from.kind == START_END)
         return status;
@@ -157,12 +151,26 @@ static enum status include(struct query *q, struct fault *fault)
     return STATUS_OK;
 }
 
+static enum status read_token(const struct query *q, const struct token_of *cluster, uint64_t *positions,
+                              struct fault *fault)
+{
+    int64_t only;
+    enum status status = token_read(q->request.from.token, cluster, positions, &only, fault);
+
+    for (uint32_t p = 0; status == STATUS_OK && only >= 0 && p < q->partitions; p++)
+        if (q->included[p] && p != (uint32_t)only)
+            status = fault_set(fault, STATUS_INVALID, "TOKEN_OF_ONE_PARTITION",
+                               "the token of a command names partition %lld alone; put that into "
+                               "filter.partitions, or begin from a subscription's token",
+                               (long long)only);
+    return status;
+}
+
 enum status query_new(struct query **out, const struct query_request *request, const struct token_of *cluster,
                       const bool *held, struct store *store, struct fault *fault)
 {
     struct query *q = memory_zero(1, sizeof *q);
     uint64_t *positions = arena_take(&q->arena, cluster->partitions * sizeof *positions);
-    int64_t only;
     enum status status;
 
     q->request = *request;
@@ -174,7 +182,7 @@ enum status query_new(struct query **out, const struct query_request *request, c
     q->left = request->limit == 0 ? UINT64_MAX : request->limit;
     status = include(q, fault);
     if (status == STATUS_OK && request->kind == QUERY_BACKWARDS && request->from.kind == START_TOKEN)
-        status = token_read(request->from.token, cluster, positions, &only, fault);
+        status = read_token(q, cluster, positions, fault);
     for (uint32_t p = 0; p < q->partitions && status == STATUS_OK; p++) {
         struct query_source *s;
 

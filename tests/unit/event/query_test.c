@@ -285,6 +285,9 @@ static void what_cannot_match_is_refused(void **state)
     request = (struct query_request){.kind = QUERY_BACKWARDS,
                                      .from = {.kind = START_TOKEN, .token = BYTES_LITERAL("2.x.y")}};
     assert_int_equal(query_new(&query, &request, &cluster, held, f->store, &fault), STATUS_INVALID);
+    request.from.token = BYTES_LITERAL("1.1.5");
+    assert_int_equal(query_new(&query, &request, &cluster, held, f->store, &fault), STATUS_INVALID);
+    assert_string_equal(fault.reason, "TOKEN_OF_ONE_PARTITION");
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
