@@ -22,7 +22,8 @@ def fill(client):
     return commands
 
 
-@pytest.fixture(scope="module", params=[1, 3, 5], ids=["one", "three", "five"])
+@pytest.fixture(scope="module", params=[pytest.param(1, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow), 5],
+                ids=["one", "three", "five"])
 def filled(request):
     """Of five nodes none has all."""
     with Cluster(request.param, arguments=("--partitions", "20")) as cluster, \

@@ -196,6 +196,7 @@ def test_owners_die_and_processing_moves_with_them():
         assert len({c for c in seen if c.startswith("back")}) == 40
 
 
+@pytest.mark.slow
 def test_a_drain_loses_no_processing():
     with Cluster(3) as cluster, cairn.Client(cluster.endpoints, timeout=60 * SLOW, try_timeout=5 * SLOW) as client, \
             Listener(cluster.endpoints, "drains") as listener:

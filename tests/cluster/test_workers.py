@@ -285,6 +285,7 @@ def test_a_silent_worker_costs_the_deadline_of_one_command(one):
 
 # ---- snapshots by the API ----
 
+@pytest.mark.slow
 def test_snapshots_are_read_written_and_deleted_at_any_node():
     with Cluster(5, modules=("aircraft",), arguments=("--partitions", "20", "--snapshot-every", "4")) as cluster, \
             cairn.Client(cluster.endpoints, timeout=60 * SLOW, try_timeout=5 * SLOW) as client:
