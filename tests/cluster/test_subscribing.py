@@ -250,12 +250,17 @@ def test_bad_joins_are_refused(three, what, join, reason):
 def test_acknowledging_what_was_never_given(three):
     with grpc.insecure_channel(three.endpoints[0]) as channel:
         join = event_pb2.JoinGroup(group="wrong-ack", member="m", subscribing=event_pb2.Subscribing())
-        call = event_pb2_grpc.EventServiceStub(channel).Process(iter([
-            event_pb2.ProcessRequest(join=join),
-            event_pb2.ProcessRequest(acknowledge=event_pb2.Acknowledgement(partition=1, position=1 << 40))]))
+        done = threading.Event()
+
+        def requests():  # who ends the stream itself doesn't hear of it
+            yield event_pb2.ProcessRequest(join=join)
+            yield event_pb2.ProcessRequest(acknowledge=event_pb2.Acknowledgement(partition=1, position=1 << 40))
+            done.wait(20 * SLOW)
+        call = event_pb2_grpc.EventServiceStub(channel).Process(requests())
         with pytest.raises(grpc.RpcError) as error:
             for _ in call:
                 pass
+        done.set()
         assert reason_of(error.value) == "NOT_DELIVERED"
 
 
