@@ -33,27 +33,19 @@ static void add(struct decision *d, const struct new_event *event)
     d->bytes += event->payload.content.len;
 }
 
-static void emit(struct cairn_decision *base, const char *type, struct cairn_payload payload)
-{
-    struct decision *d = CONTAINER_OF(base, struct decision, base);
-
-    if (payload.content.len > DECISION_BYTES_MAX) {
-        (void)fault_set(&d->broken, STATUS_FAILED, "HANDLER_BROKE_CONTRACT",
-                        "the handler decided an event of %zu bytes", payload.content.len);
-        return;
-    }
-    add(d, &(struct new_event){.type = copy_text(d, type), .payload = copy_payload(d, payload)});
-}
-
 static void emit_event(struct cairn_decision *base, const struct cairn_new_event *event)
 {
     struct decision *d = CONTAINER_OF(base, struct decision, base);
     struct new_event copy = {.type = copy_text(d, event->type), .revision = event->revision};
 
-    if (event->payload.content.len > DECISION_BYTES_MAX || event->metadata_count > METADATA_ENTRIES_MAX) {
+    if (event->payload.content.len > DECISION_BYTES_MAX) {
         (void)fault_set(&d->broken, STATUS_FAILED, "HANDLER_BROKE_CONTRACT",
-                        "the handler decided an event of %zu bytes with %zu entries of metadata",
-                        event->payload.content.len, event->metadata_count);
+                        "the handler decided an event of %zu bytes", event->payload.content.len);
+        return;
+    }
+    if (event->metadata_count > METADATA_ENTRIES_MAX) {
+        (void)fault_set(&d->broken, STATUS_FAILED, "HANDLER_BROKE_CONTRACT",
+                        "the handler decided an event with %zu entries of metadata", event->metadata_count);
         return;
     }
     copy.payload = copy_payload(d, event->payload);
@@ -64,10 +56,15 @@ static void emit_event(struct cairn_decision *base, const struct cairn_new_event
     for (size_t i = 0; i < event->metadata_count; i++) {
         const struct cairn_metadata *m = &event->metadata[i];
 
-        copy.metadata.entries[i].key = arena_copy(d->arena, (struct bytes){m->key.data, m->key.len});
-        copy.metadata.entries[i].value = arena_copy(d->arena, (struct bytes){m->value.data, m->value.len});
+        copy.metadata.entries[i].key = arena_copy(d->arena, from_module(m->key));
+        copy.metadata.entries[i].value = arena_copy(d->arena, from_module(m->value));
     }
     add(d, &copy);
+}
+
+static void emit(struct cairn_decision *base, const char *type, struct cairn_payload payload)
+{
+    emit_event(base, &(struct cairn_new_event){.type = type, .payload = payload});
 }
 
 static void reply(struct cairn_decision *base, const char *type, struct cairn_payload payload)

@@ -1,11 +1,6 @@
 /* From stored events to an aggregate in memory. */
 #include "parts.h"
 
-static struct cairn_bytes to_module(struct bytes b)
-{
-    return (struct cairn_bytes){b.data, b.len};
-}
-
 enum status aggregate_evolve(struct aggregate *a, const struct event *event, struct fault *fault)
 {
     struct arena arena = {0};

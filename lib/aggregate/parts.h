@@ -121,6 +121,16 @@ void cache_clear(struct aggregates *all);
 void mailbox_push(struct aggregates *all, struct aggregate *aggregate, struct inflight *command);
 struct inflight *mailbox_pop(struct aggregates *all, struct aggregate *aggregate);
 
+static inline struct cairn_bytes to_module(struct bytes b)
+{
+    return (struct cairn_bytes){b.data, b.len};
+}
+
+static inline struct bytes from_module(struct cairn_bytes b)
+{
+    return (struct bytes){b.data, b.len};
+}
+
 /* ---- load.c ---- */
 
 /* Sequence and type, and the state when a module decides. */

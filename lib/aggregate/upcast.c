@@ -2,7 +2,7 @@
  * Stored events as a module sees them: old revisions become new ones on the way, in memory. The store
  * never holds what is made here.
  */
-#include "aggregate.h"
+#include "parts.h"
 
 struct upcast {
     struct cairn_upcast base;
@@ -10,16 +10,6 @@ struct upcast {
     struct cairn_event *event;
     bool became;
 };
-
-static struct cairn_bytes to_module(struct bytes b)
-{
-    return (struct cairn_bytes){b.data, b.len};
-}
-
-static struct bytes from_module(struct cairn_bytes b)
-{
-    return (struct bytes){b.data, b.len};
-}
 
 static void become(struct cairn_upcast *base, const char *type, uint32_t revision,
                    struct cairn_payload payload)

@@ -74,18 +74,21 @@ void engine_frame(struct engine *engine, uint64_t from, const struct frame *fram
             read_index_take(engine, &frame->read_results[i]);
 }
 
+static void tell_owned(struct engine *engine, const struct slot *slot, uint64_t node_id)
+{
+    struct owner_note note = {slot->id, engine->settings.node_id, partition_view(slot->partition).term};
+
+    frame_add_owner(engine_outbox(engine, node_id), &note);
+}
+
 /* A peer is reachable (again): tell it what we own, so that it needs not ask. */
 static void greet(struct engine *engine, uint64_t node_id)
 {
     for (size_t i = 0; i < engine->slot_count && i < engine_partitions(engine); i++) {
         struct slot *slot = &engine->slots[i];
 
-        if (slot->partition != NULL && partition_is_owner(slot->partition)) {
-            struct owner_note note = {slot->id, engine->settings.node_id,
-                                      partition_view(slot->partition).term};
-
-            frame_add_owner(engine_outbox(engine, node_id), &note);
-        }
+        if (slot->partition != NULL && partition_is_owner(slot->partition))
+            tell_owned(engine, slot, node_id);
     }
     engine->rescan = true;
 }
@@ -101,14 +104,12 @@ static void announce_again(struct engine *engine)
     engine->next_announce = engine->moment.now_ms + ANNOUNCE_MS;
     for (size_t i = 0; i < engine->slot_count && i < engine_partitions(engine); i++) {
         struct slot *slot = &engine->slots[i];
-        struct owner_note note = {slot->id, engine->settings.node_id, 0};
 
         if (slot->partition == NULL || !partition_is_owner(slot->partition))
             continue;
-        note.epoch = partition_view(slot->partition).term;
         for (size_t j = 0; j < founding->founder_count; j++)
             if (!slot_holds(slot, founding->founders[j].node_id))
-                frame_add_owner(engine_outbox(engine, founding->founders[j].node_id), &note);
+                tell_owned(engine, slot, founding->founders[j].node_id);
     }
 }
 

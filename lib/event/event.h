@@ -47,6 +47,15 @@ MUST_USE enum status log_end(struct store *store, uint32_t partition, uint64_t *
 /* All of it in the arena. */
 struct event_filter event_filter_copy(struct arena *arena, const struct event_filter *filter);
 
+/* Which partitions a filter means; INVALID when it names one that isn't. */
+MUST_USE enum status event_filter_include(const struct event_filter *filter, uint32_t partitions, bool *included,
+                                          struct fault *fault);
+/* token_read() for a walk over these partitions: the token of a command fits its own partition alone. */
+MUST_USE enum status token_read_for(struct bytes token, const struct token_of *cluster, const bool *included,
+                                    uint64_t *positions, struct fault *fault);
+/* The first position below `end` whose event is of this time or later; `end` when there is none. */
+MUST_USE enum status log_find_time(struct store *store, uint32_t partition, uint64_t end, int64_t time_ms,
+                                   uint64_t *position, struct fault *fault);
 /* But for the partitions, which aren't looked at. */
 bool event_filter_fits(const struct event_filter *filter, const struct event_head *head);
 

@@ -472,12 +472,13 @@ static void hold(struct share *share, uint64_t position, uint64_t now_ms)
         share->given = position + 1;
 }
 
-static bool is_parked(const struct share *share, uint64_t position)
+/* NULL when the position isn't parked. The newest are asked for most. */
+static struct parked *find_parked(const struct share *share, uint64_t position)
 {
     for (size_t i = share->parked_count; i > 0; i--)
         if (share->parked[i - 1].position == position)
-            return true;
-    return false;
+            return &share->parked[i - 1];
+    return NULL;
 }
 
 static void advance(struct group *g, uint32_t partition);
@@ -516,7 +517,7 @@ enum status group_events(struct group *g, uint32_t partition, struct bytes messa
         status = wire_event_peek(response.packed_events[i], &head, fault);
         if (status != STATUS_OK || head.partition != partition)
             continue;
-        if (is_parked(share, head.position)) {
+        if (find_parked(share, head.position) != NULL) {
             hold(share, head.position, now_ms);
             share->held[share->held_count - 1].done = true;
             continue;
@@ -597,8 +598,8 @@ static bool take_retried(struct group *g, void *stream, const struct process_req
 {
     struct share *share = request->partition < g->partitions ? &g->shares[request->partition] : NULL;
     struct member *member = member_of(g, stream);
+    struct parked *parked;
     size_t at = 0;
-    size_t parked = 0;
 
     if (share == NULL || member == NULL || share->member != member)
         return false;
@@ -607,13 +608,12 @@ static bool take_retried(struct group *g, void *stream, const struct process_req
     if (at == share->retried_count)
         return false;
     memmove(&share->retried[at], &share->retried[at + 1], (--share->retried_count - at) * sizeof *share->retried);
-    while (parked < share->parked_count && share->parked[parked].position != request->position)
-        parked++;
-    if (parked < share->parked_count) {
-        struct parked entry = share->parked[parked];
+    parked = find_parked(share, request->position);
+    if (parked != NULL) {
+        struct parked entry = *parked;
+        size_t behind = (size_t)(&share->parked[--share->parked_count] - parked);
 
-        memmove(&share->parked[parked], &share->parked[parked + 1],
-                (--share->parked_count - parked) * sizeof *share->parked);
+        memmove(parked, parked + 1, behind * sizeof *parked);
         if (failed)
             park(share, entry.position, request->reason, entry.attempts + 1);
         free((void *)entry.reason.data);
@@ -631,14 +631,14 @@ enum status group_retry(struct group *g, uint32_t partition, struct bytes packed
     struct share *share = &g->shares[partition];
     struct buffer out = {0};
     struct event_head head;
-    size_t begun, parked = 0;
+    const struct parked *parked;
+    size_t begun;
     enum status status = wire_event_peek(packed, &head, fault);
 
     if (status != STATUS_OK)
         return status;
-    while (parked < share->parked_count && share->parked[parked].position != head.position)
-        parked++;
-    if (parked == share->parked_count)
+    parked = find_parked(share, head.position);
+    if (parked == NULL)
         return fault_set(fault, STATUS_NOT_FOUND, "NOT_PARKED", "position %llu of partition %u isn't parked",
                          (unsigned long long)head.position, partition);
     if (share->member == NULL)
@@ -649,7 +649,7 @@ enum status group_retry(struct group *g, uint32_t partition, struct bytes packed
             return STATUS_OK; /* it is there already */
     share->retried = memory_grow(share->retried, (share->retried_count + 1) * sizeof *share->retried);
     share->retried[share->retried_count++] = (struct held){head.position, now_ms, false};
-    begun = wire_delivery_begin(&out, partition, share->replay_until, share->parked[parked].attempts);
+    begun = wire_delivery_begin(&out, partition, share->replay_until, parked->attempts);
     wire_delivery_add(&out, packed);
     wire_delivery_parked(&out);
     wire_delivery_end(&out, begun);

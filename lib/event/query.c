@@ -75,43 +75,6 @@ static void begin_keys(struct query *q, struct query_source *s)
     }
 }
 
-static enum status time_of(struct query *q, uint32_t partition, uint64_t position, int64_t *time_ms,
-                           struct fault *fault)
-{
-    struct bytes packed;
-    struct event_head head;
-    enum status status = event_at(q->store, partition, position, &q->scratch, &packed, fault);
-
-    if (status == STATUS_OK)
-        status = wire_event_peek(packed, &head, fault);
-    if (status == STATUS_OK)
-        *time_ms = head.time_ms;
-    arena_reset(&q->scratch);
-    return status;
-}
-
-/* Events before the time: times never run backwards within a partition. */
-static enum status begin_before(struct query *q, struct query_source *s, struct fault *fault)
-{
-    uint64_t low = 0;
-    uint64_t high = s->left;
-
-    while (low < high) {
-        uint64_t middle = low + (high - low) / 2;
-        int64_t time_ms = 0;
-        enum status status = time_of(q, s->partition, middle, &time_ms, fault);
-
-        if (status != STATUS_OK)
-            return status;
-        if (time_ms < q->request.from.time_ms)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    s->left = low;
-    return STATUS_OK;
-}
-
 static enum status begin_source(struct query *q, struct query_source *s, const uint64_t *positions,
                                 struct fault *fault)
 {
@@ -125,7 +88,7 @@ static enum status begin_source(struct query *q, struct query_source *s, const u
     if (status != STATUS_OK || q->request.from.kind == START_END)
         return status;
     if (q->request.from.kind == START_TIME)
-        return begin_before(q, s, fault);
+        return log_find_time(q->store, s->partition, s->left, q->request.from.time_ms, &s->left, fault);
     if (q->request.from.kind == START_BEGINNING)
         s->left = 0;
     else if (positions[s->partition] < s->left)
@@ -134,37 +97,6 @@ static enum status begin_source(struct query *q, struct query_source *s, const u
 }
 
 /* ---- life ---- */
-
-static enum status include(struct query *q, struct fault *fault)
-{
-    const struct event_filter *filter = &q->request.filter;
-
-    for (uint32_t p = 0; p < q->partitions; p++)
-        q->included[p] = filter->partition_count == 0;
-    for (size_t i = 0; i < filter->partition_count; i++) {
-        if (filter->partitions[i] >= q->partitions)
-            return fault_set(fault, STATUS_INVALID, "FILTER_NEVER_MATCHES",
-                             "the filter names partition %u; this cluster has %u", filter->partitions[i],
-                             q->partitions);
-        q->included[filter->partitions[i]] = true;
-    }
-    return STATUS_OK;
-}
-
-static enum status read_token(const struct query *q, const struct token_of *cluster, uint64_t *positions,
-                              struct fault *fault)
-{
-    int64_t only;
-    enum status status = token_read(q->request.from.token, cluster, positions, &only, fault);
-
-    for (uint32_t p = 0; status == STATUS_OK && only >= 0 && p < q->partitions; p++)
-        if (q->included[p] && p != (uint32_t)only)
-            status = fault_set(fault, STATUS_INVALID, "TOKEN_OF_ONE_PARTITION",
-                               "the token of a command names partition %lld alone; put that into "
-                               "filter.partitions, or begin from a subscription's token",
-                               (long long)only);
-    return status;
-}
 
 enum status query_new(struct query **out, const struct query_request *request, const struct token_of *cluster,
                       const bool *held, struct store *store, struct fault *fault)
@@ -180,9 +112,9 @@ enum status query_new(struct query **out, const struct query_request *request, c
     q->partitions = cluster->partitions;
     q->included = arena_take(&q->arena, q->partitions);
     q->left = request->limit == 0 ? UINT64_MAX : request->limit;
-    status = include(q, fault);
+    status = event_filter_include(&q->request.filter, q->partitions, q->included, fault);
     if (status == STATUS_OK && request->kind == QUERY_BACKWARDS && request->from.kind == START_TOKEN)
-        status = read_token(q, cluster, positions, fault);
+        status = token_read_for(request->from.token, cluster, q->included, positions, fault);
     for (uint32_t p = 0; p < q->partitions && status == STATUS_OK; p++) {
         struct query_source *s;
 

@@ -146,24 +146,25 @@ enum status event_at(struct store *store, uint32_t partition, uint64_t position,
     return status;
 }
 
-static enum status time_at(struct subscription *s, uint32_t partition, uint64_t position, int64_t *time_ms,
+static enum status time_at(struct store *store, uint32_t partition, uint64_t position, int64_t *time_ms,
                            struct fault *fault)
 {
+    struct arena arena = {0};
     struct event_head head;
     struct bytes packed;
-    enum status status = event_at(s->store, partition, position, &s->scratch, &packed, fault);
+    enum status status = event_at(store, partition, position, &arena, &packed, fault);
 
     if (status == STATUS_OK)
         status = wire_event_peek(packed, &head, fault);
     if (status == STATUS_OK)
         *time_ms = head.time_ms;
-    arena_reset(&s->scratch);
+    arena_release(&arena);
     return status;
 }
 
 /* Times never run backwards within a partition. */
-static enum status find_time(struct subscription *s, uint32_t partition, uint64_t end, int64_t time_ms,
-                             struct fault *fault)
+enum status log_find_time(struct store *store, uint32_t partition, uint64_t end, int64_t time_ms,
+                          uint64_t *position, struct fault *fault)
 {
     uint64_t low = 0;
     uint64_t high = end;
@@ -171,7 +172,7 @@ static enum status find_time(struct subscription *s, uint32_t partition, uint64_
     while (low < high) {
         uint64_t middle = low + (high - low) / 2;
         int64_t found = 0;
-        enum status status = time_at(s, partition, middle, &found, fault);
+        enum status status = time_at(store, partition, middle, &found, fault);
 
         if (status != STATUS_OK)
             return status;
@@ -180,31 +181,33 @@ static enum status find_time(struct subscription *s, uint32_t partition, uint64_
         else
             high = middle;
     }
-    s->next[partition] = low;
+    *position = low;
     return STATUS_OK;
 }
 
-static enum status include(struct subscription *s, const struct event_filter *filter, struct fault *fault)
+enum status event_filter_include(const struct event_filter *filter, uint32_t partitions, bool *included,
+                                 struct fault *fault)
 {
-    for (uint32_t p = 0; p < s->partitions; p++)
-        s->included[p] = filter->partition_count == 0;
+    for (uint32_t p = 0; p < partitions; p++)
+        included[p] = filter->partition_count == 0;
     for (size_t i = 0; i < filter->partition_count; i++) {
-        if (filter->partitions[i] >= s->partitions)
+        if (filter->partitions[i] >= partitions)
             return fault_set(fault, STATUS_INVALID, "FILTER_NEVER_MATCHES",
                              "the filter names partition %u; this cluster has %u", filter->partitions[i],
-                             s->partitions);
-        s->included[filter->partitions[i]] = true;
+                             partitions);
+        included[filter->partitions[i]] = true;
     }
     return STATUS_OK;
 }
 
-static enum status start_at_token(struct subscription *s, struct bytes token, struct fault *fault)
+enum status token_read_for(struct bytes token, const struct token_of *cluster, const bool *included,
+                           uint64_t *positions, struct fault *fault)
 {
     int64_t only;
-    enum status status = token_read(token, &s->settings.cluster, s->next, &only, fault);
+    enum status status = token_read(token, cluster, positions, &only, fault);
 
-    for (uint32_t p = 0; status == STATUS_OK && only >= 0 && p < s->partitions; p++)
-        if (s->included[p] && p != (uint32_t)only)
+    for (uint32_t p = 0; status == STATUS_OK && only >= 0 && p < cluster->partitions; p++)
+        if (included[p] && p != (uint32_t)only)
             status = fault_set(fault, STATUS_INVALID, "TOKEN_OF_ONE_PARTITION",
                                "the token of a command names partition %lld alone; put that into "
                                "filter.partitions, or begin from a subscription's token",
@@ -217,7 +220,7 @@ static enum status find_start(struct subscription *s, const struct log_start *fr
     enum status status = STATUS_OK;
 
     if (from->kind == START_TOKEN)
-        status = start_at_token(s, from->token, fault);
+        status = token_read_for(from->token, &s->settings.cluster, s->included, s->next, fault);
     for (uint32_t p = 0; p < s->partitions && status == STATUS_OK; p++) {
         uint64_t end;
 
@@ -228,7 +231,7 @@ static enum status find_start(struct subscription *s, const struct log_start *fr
         if (status == STATUS_OK && from->kind == START_END)
             s->next[p] = end;
         else if (status == STATUS_OK && from->kind == START_TIME)
-            status = find_time(s, p, end, from->time_ms, fault);
+            status = log_find_time(s->store, p, end, from->time_ms, &s->next[p], fault);
         subscription_stored(s, p);
     }
     return status;
@@ -259,7 +262,7 @@ enum status subscription_new(struct subscription **out, const struct subscriptio
     s->credits = settings->credits;
     s->left = settings->limit == 0 ? UINT64_MAX : settings->limit;
     s->sent_ms = s->token_ms = now_ms;
-    status = include(s, &settings->filter, fault);
+    status = event_filter_include(&settings->filter, s->partitions, s->included, fault);
     if (status == STATUS_OK)
         status = find_start(s, &settings->from, fault);
     s->settings.from = (struct log_start){.kind = settings->from.kind, .time_ms = settings->from.time_ms};

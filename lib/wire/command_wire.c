@@ -318,13 +318,9 @@ enum status wire_worker_decode(struct bytes packed, struct arena *arena,
 void wire_worker_registered(struct buffer *out, const char *node, uint32_t heartbeat_ms)
 {
     size_t registered = put_begin(out, 1);
-    size_t duration;
 
     put_bytes(out, 1, bytes_of(node));
-    duration = put_begin(out, 2);
-    put_u64(out, 1, heartbeat_ms / 1000);
-    put_u64(out, 2, (uint64_t)(heartbeat_ms % 1000) * 1000000);
-    put_end(out, duration);
+    put_time(out, 2, heartbeat_ms);
     put_end(out, registered);
 }
 

@@ -11,6 +11,7 @@ struct new_event *new_events_from(struct arena *arena, Cairn__V1__NewEvent **mes
                                   size_t count);
 struct reply reply_from(const Cairn__V1__Reply *message);
 struct rejection rejection_from(const Cairn__V1__Rejection *message);
+enum status check_consistency(Cairn__V1__Consistency consistency, struct fault *fault);
 struct origin origin_from(const Cairn__V1__Origin *message);
 struct snapshot snapshot_from(const Cairn__V1__Snapshot *message);
 

@@ -38,6 +38,14 @@ void wire_append_response(struct buffer *out, const struct outcome *outcome, str
     put_failures(out, 7, outcome);
 }
 
+enum status check_consistency(Cairn__V1__Consistency consistency, struct fault *fault)
+{
+    if ((unsigned)consistency > CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE)
+        return fault_set(fault, STATUS_INVALID, "UNKNOWN_ENUM",
+                         "consistency has a value that this node doesn't know");
+    return STATUS_OK;
+}
+
 enum status wire_read_decode(struct bytes packed, struct arena *arena,
                              struct read_request *request, struct fault *fault)
 {
@@ -91,8 +99,6 @@ static void put_origin(struct buffer *out, unsigned field, const struct origin *
 
 void wire_event_pack(struct buffer *out, const struct event *event)
 {
-    size_t stamp;
-
     put_bytes(out, 1, event->aggregate_type);
     put_bytes(out, 2, event->aggregate_id);
     put_u64(out, 3, event->sequence);
@@ -101,10 +107,7 @@ void wire_event_pack(struct buffer *out, const struct event *event)
     put_bytes(out, 6, event->type);
     put_payload(out, 7, 8, &event->payload);
     put_metadata(out, 9, &event->metadata);
-    stamp = put_begin(out, 10);
-    put_u64(out, 1, (uint64_t)(event->time_ms / 1000));
-    put_u64(out, 2, (uint64_t)(event->time_ms % 1000) * 1000000);
-    put_end(out, stamp);
+    put_time(out, 10, event->time_ms);
     put_bytes(out, 11, event->command_id);
     put_bytes(out, 12, event->id);
     put_u64(out, 13, event->revision);
@@ -225,13 +228,10 @@ enum status wire_read_snapshot_decode(struct bytes packed, struct arena *arena, 
 
     if (message == NULL)
         return STATUS_INVALID;
-    if ((unsigned)message->consistency > CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE)
-        return fault_set(fault, STATUS_INVALID, "UNKNOWN_ENUM",
-                         "consistency has a value that this node doesn't know");
     *request = (struct read_request){.aggregate_id = from_text(message->aggregate_id),
                                      .stale = message->consistency == CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE,
                                      .of_snapshot = true};
-    return STATUS_OK;
+    return check_consistency(message->consistency, fault);
 }
 
 void wire_read_snapshot_response(struct buffer *out, struct bytes packed_snapshot)

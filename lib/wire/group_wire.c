@@ -104,13 +104,8 @@ void wire_join_pack(struct buffer *out, const struct process_request *request)
     put_event_filter(out, 3, &request->filter);
     put_log_start(out, 4, &request->from);
     put_u64(out, 5, request->window);
-    if (request->ack_timeout_ms != 0) {
-        size_t part = put_begin(out, 6);
-
-        put_u64(out, 1, request->ack_timeout_ms / 1000);
-        put_u64(out, 2, request->ack_timeout_ms % 1000 * 1000000);
-        put_end(out, part);
-    }
+    if (request->ack_timeout_ms != 0)
+        put_time(out, 6, (int64_t)request->ack_timeout_ms);
     put_u64(out, 7, request->forwarded);
     put_end(out, join);
 }
@@ -156,8 +151,8 @@ void wire_delivery_end(struct buffer *out, size_t begun)
     put_end(out, begun);
 }
 
-static enum status retry_from(struct arena *arena, const Cairn__V1__RetryParkedRequest *message,
-                              struct group_request *request)
+static void retry_from(struct arena *arena, const Cairn__V1__RetryParkedRequest *message,
+                       struct group_request *request)
 {
     request->group = from_text(message->group);
     request->forwarded = message->forwarded != 0;
@@ -165,7 +160,6 @@ static enum status retry_from(struct arena *arena, const Cairn__V1__RetryParkedR
     request->events = arena_take(arena, message->n_events * sizeof *request->events);
     for (size_t i = 0; i < message->n_events; i++)
         request->events[i] = (struct parked_position){message->events[i]->partition, message->events[i]->position};
-    return STATUS_OK;
 }
 
 static enum status reset_from(const Cairn__V1__ResetGroupRequest *message, struct group_request *request,
@@ -192,7 +186,7 @@ enum status wire_group_request_decode(enum group_request_kind kind, struct bytes
         return STATUS_INVALID;
     *request = (struct group_request){.kind = kind};
     if (kind == GROUP_RETRY) {
-        status = retry_from(arena, message, request);
+        retry_from(arena, message, request);
     } else if (kind == GROUP_RESET) {
         status = reset_from(message, request, fault);
     } else {
@@ -223,15 +217,6 @@ void wire_group_add_member(struct buffer *out, struct bytes member, uint32_t par
     put_end(out, begun);
 }
 
-static void put_duration(struct buffer *out, unsigned field, uint64_t ms)
-{
-    size_t begun = put_begin(out, field);
-
-    put_u64(out, 1, ms / 1000);
-    put_u64(out, 2, ms % 1000 * 1000000);
-    put_end(out, begun);
-}
-
 void wire_group_add_partition(struct buffer *out, uint32_t partition, const struct group_partition *view)
 {
     size_t begun = put_begin(out, 2);
@@ -241,9 +226,9 @@ void wire_group_add_partition(struct buffer *out, uint32_t partition, const stru
     put_bytes(out, 3, view->member);
     put_u64(out, 4, view->lag);
     if (view->lag > 0)
-        put_duration(out, 5, view->lag_ms);
+        put_time(out, 5, (int64_t)view->lag_ms);
     if (view->idle_ms != UINT64_MAX)
-        put_duration(out, 6, view->idle_ms);
+        put_time(out, 6, (int64_t)view->idle_ms);
     put_u64(out, 7, view->redelivered);
     put_u64(out, 8, view->parked);
     put_end(out, begun);

@@ -20,15 +20,10 @@ void wire_fault_pack(struct buffer *out, const struct fault *fault, int grpc_cod
     put_end(out, inner);
     put_end(out, any);
     if (fault->retry_ms > 0) {
-        size_t duration;
-
         any = put_begin(out, 3);
         put_bytes(out, 1, BYTES_LITERAL("type.googleapis.com/google.rpc.RetryInfo"));
         inner = put_begin(out, 2);
-        duration = put_begin(out, 1);
-        put_u64(out, 1, fault->retry_ms / 1000);
-        put_u64(out, 2, (uint64_t)(fault->retry_ms % 1000) * 1000000);
-        put_end(out, duration);
+        put_time(out, 1, fault->retry_ms);
         put_end(out, inner);
         put_end(out, any);
     }

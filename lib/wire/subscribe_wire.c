@@ -114,14 +114,6 @@ enum status wire_subscribe_decode(struct bytes packed, struct arena *arena,
     return status == STATUS_OK ? event_filter_from(arena, start->filter, &request->filter, fault) : status;
 }
 
-static enum status check_consistency(Cairn__V1__Consistency consistency, struct fault *fault)
-{
-    if ((unsigned)consistency > CAIRN__V1__CONSISTENCY__CONSISTENCY_STALE)
-        return fault_set(fault, STATUS_INVALID, "UNKNOWN_ENUM",
-                         "consistency has a value that this node doesn't know");
-    return STATUS_OK;
-}
-
 enum status wire_list_aggregates_decode(struct bytes packed, struct arena *arena, struct query_request *request,
                                         struct fault *fault)
 {
@@ -198,11 +190,7 @@ void put_log_start(struct buffer *out, unsigned field, const struct log_start *f
     if (from->kind == START_TOKEN) {
         put_bytes_always(out, 3, from->token);
     } else if (from->kind == START_TIME) {
-        size_t inner = put_begin(out, 4);
-
-        put_u64(out, 1, (uint64_t)(from->time_ms / 1000));
-        put_u64(out, 2, (uint64_t)(from->time_ms % 1000) * 1000000);
-        put_end(out, inner);
+        put_time(out, 4, from->time_ms);
     } else {
         put_bytes_always(out, from->kind == START_END ? 2 : 1, BYTES_NONE);
     }
@@ -225,7 +213,7 @@ void put_event_filter(struct buffer *out, unsigned field, const struct event_fil
 
 void wire_subscribe_pack(struct buffer *out, const struct subscribe_request *request)
 {
-    size_t start, part;
+    size_t start;
 
     if (!request->is_start) {
         put_varint(out, 2 << 3);
@@ -236,12 +224,8 @@ void wire_subscribe_pack(struct buffer *out, const struct subscribe_request *req
     put_log_start(out, 1, &request->from);
     put_event_filter(out, 2, &request->filter);
     put_u64(out, 3, request->credits);
-    if (request->heartbeat_ms != 0) {
-        part = put_begin(out, 4);
-        put_u64(out, 1, request->heartbeat_ms / 1000);
-        put_u64(out, 2, request->heartbeat_ms % 1000 * 1000000);
-        put_end(out, part);
-    }
+    if (request->heartbeat_ms != 0)
+        put_time(out, 4, (int64_t)request->heartbeat_ms);
     put_end(out, start);
 }
 
@@ -281,16 +265,11 @@ void wire_query_pack(struct buffer *out, const struct query_request *request)
 
 void wire_aggregate_pack(struct buffer *out, const struct event_head *newest, uint64_t event_count)
 {
-    size_t stamp;
-
     put_bytes(out, 1, newest->aggregate_type);
     put_bytes(out, 2, newest->aggregate_id);
     put_u64(out, 3, event_count);
     put_u64(out, 4, newest->partition);
-    stamp = put_begin(out, 10);
-    put_u64(out, 1, (uint64_t)(newest->time_ms / 1000));
-    put_u64(out, 2, (uint64_t)(newest->time_ms % 1000) * 1000000);
-    put_end(out, stamp);
+    put_time(out, 10, newest->time_ms);
 }
 
 void wire_count_pack(struct buffer *out, struct bytes aggregate_type, struct bytes type, uint64_t count)

@@ -204,6 +204,15 @@ void put_end(struct buffer *out, size_t begun)
     *at = (uint8_t)value;
 }
 
+void put_time(struct buffer *out, unsigned field, int64_t ms)
+{
+    size_t begun = put_begin(out, field);
+
+    put_u64(out, 1, (uint64_t)(ms / 1000));
+    put_u64(out, 2, (uint64_t)(ms % 1000) * 1000000);
+    put_end(out, begun);
+}
+
 void put_payload(struct buffer *out, unsigned json_field, unsigned data_field,
                  const struct payload *payload)
 {

@@ -29,6 +29,9 @@ void put_bytes_always(struct buffer *out, unsigned field, struct bytes value);
 size_t put_begin(struct buffer *out, unsigned field);
 void put_end(struct buffer *out, size_t begun);
 
+/* A google.protobuf.Duration or Timestamp, which have the same fields. */
+void put_time(struct buffer *out, unsigned field, int64_t ms);
+
 /* A payload as the two members of its oneof. */
 void put_payload(struct buffer *out, unsigned json_field, unsigned data_field,
                  const struct payload *payload);
