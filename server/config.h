@@ -20,6 +20,13 @@ struct config {
     uint64_t bootstrap_expect;
     uint64_t partitions;
     uint64_t replication_factor;
+    char zone[ZONE_BYTES_MAX + 1];
+    char replace[NAME_BYTES_MAX + 1];
+    uint64_t capacity;
+    uint64_t member_grace_ms;
+    uint64_t moves_at_once;
+    uint64_t transfer_bytes;
+    uint64_t balance_after_ms;
     char modules[MODULES_MAX][512];
     size_t module_count;
     char log_format[8];

@@ -232,7 +232,7 @@ static void effect_founded(void *context, const struct founding *record)
             "cluster %.*s: %zu founders, %u partitions, replication factor %u",
             (int)record->cluster_id.len, (const char *)record->cluster_id.data,
             record->founder_count, record->partition_count, record->replication_factor);
-    node->routes = routes_new(record->partition_count);
+    node->routes = routes_new(record);
     atomic_store(&node->founding, record);
     for (size_t i = 0; i < record->founder_count; i++)
         if (record->founders[i].node_id != node->id) {
@@ -257,6 +257,37 @@ static void effect_founded(void *context, const struct founding *record)
 
 /* ---- what others ask ---- */
 
+/* Deep, into the arena. */
+static struct member_state *copy_members(struct arena *arena, const struct member_state *members, size_t count)
+{
+    struct member_state *copies = arena_take(arena, count * sizeof *copies);
+
+    for (size_t i = 0; i < count; i++) {
+        struct bytes *handlers = arena_take(arena, members[i].handler_count * sizeof *handlers);
+
+        copies[i] = members[i];
+        copies[i].name = arena_copy(arena, members[i].name);
+        copies[i].address = arena_copy(arena, members[i].address);
+        copies[i].zone = arena_copy(arena, members[i].zone);
+        copies[i].replaces = arena_copy(arena, members[i].replaces);
+        for (size_t j = 0; j < members[i].handler_count; j++)
+            handlers[j] = arena_copy(arena, members[i].handlers[j]);
+        copies[i].handlers = handlers;
+    }
+    return copies;
+}
+
+const struct member_state *control_members(struct control *control, struct arena *arena, size_t *count)
+{
+    struct member_state *copies;
+
+    pthread_mutex_lock(&control->lock);
+    *count = control->published_count;
+    copies = copy_members(arena, control->published, *count);
+    pthread_mutex_unlock(&control->lock);
+    return copies;
+}
+
 static void publish(struct control *control)
 {
     const struct member_state *members;
@@ -265,20 +296,8 @@ static void publish(struct control *control)
 
     pthread_mutex_lock(&control->lock);
     arena_release(&control->published_arena);
-    control->published = arena_take(&control->published_arena, count * sizeof *members);
+    control->published = copy_members(&control->published_arena, members, count);
     control->published_count = count;
-    for (size_t i = 0; i < count; i++) {
-        struct member_state *to = &control->published[i];
-        struct bytes *handlers =
-            arena_take(&control->published_arena, members[i].handler_count * sizeof *handlers);
-
-        *to = members[i];
-        to->name = arena_copy(&control->published_arena, members[i].name);
-        to->address = arena_copy(&control->published_arena, members[i].address);
-        for (size_t j = 0; j < members[i].handler_count; j++)
-            handlers[j] = arena_copy(&control->published_arena, members[i].handlers[j]);
-        to->handlers = handlers;
-    }
     control->version++;
     pthread_mutex_unlock(&control->lock);
     for (size_t i = 0; founded && i < count; i++)
@@ -310,13 +329,11 @@ void control_topology(struct control *control, struct buffer *out)
     topology.members = members;
     topology.member_count = control->published_count;
     if (founding != NULL) {
-        struct topology_partition *partitions =
+        struct owner_note *partitions =
             arena_take(&arena, founding->partition_count * sizeof *partitions);
 
         for (uint32_t p = 0; p < founding->partition_count; p++) {
-            partitions[p].owner = routes_owner(node->routes, p, &partitions[p].epoch);
-            partitions[p].replicas = founding->sets[p].replicas;
-            partitions[p].replica_count = founding->sets[p].count;
+            routes_get(node->routes, p, &partitions[p]);
         }
         topology.cluster_id = founding->cluster_id;
         topology.cluster_name = founding->cluster_name;
@@ -536,6 +553,9 @@ struct control *control_new(struct node *node, const struct founding *stored)
         .name = node->config.name,
         .address = node->advertise,
         .seed = random_u64(),
+        .zone = node->config.zone,
+        .replaces = node->config.replace,
+        .capacity = (uint32_t)node->config.capacity,
         .unfounded = stored == NULL || !stored->complete,
     };
     struct swim_effects swim_effects = {control, effect_send, effect_changed};

@@ -70,6 +70,7 @@ struct feed {
     struct awaiting_many *awaits;
     bool finished;  /* its status is sent */
     bool is_closed; /* nothing of its stream comes any more */
+    bool *held;     /* the partitions that it reads here; NULL: none yet */
     struct feed_relay *relays;
     /* Of a reader, which has no stream: what it reads, and that it can't go on. It is closed by its user. */
     void (*sink)(struct feed *reader, struct bytes message);

@@ -45,30 +45,40 @@ static const struct rpc_stream_events events = {.message = on_message, .closed =
 
 /* ---- the feeder's thread ---- */
 
-/* Each partition goes to the first node of its set that has some of our partitions already, so that there are
- * few sources. */
+static bool holds(struct node *node, uint32_t partition, uint64_t node_id)
+{
+    struct owner_note note;
+
+    routes_get(node->routes, partition, &note);
+    for (size_t i = 0; i < note.voters.count; i++)
+        if (note.voters.replicas[i] == node_id)
+            return true;
+    return false;
+}
+
+/* All that the first holder of a partition has goes to it, so that there are few sources. */
 void feed_relays_make(struct feed *feed, const bool *held)
 {
-    const struct founding *founding = atomic_load(&feed->node->founding);
-    uint32_t *partitions = arena_take(&feed->arena, founding->partition_count * sizeof *partitions);
-    bool *taken = arena_take(&feed->arena, founding->partition_count);
+    uint32_t all = node_partition_count(feed->node);
+    uint32_t *partitions = arena_take(&feed->arena, all * sizeof *partitions);
+    bool *wanted = arena_take(&feed->arena, all);
 
-    memset(taken, 0, founding->partition_count);
-    for (size_t f = 0; f < founding->founder_count; f++) {
-        uint64_t node_id = founding->founders[f].node_id;
+    for (uint32_t p = 0; p < all; p++)
+        wanted[p] = !held[p] && (feed->query != NULL ? query_includes(feed->query, p)
+                                                     : subscription_includes(feed->subscription, p));
+    for (uint32_t first = 0; first < all; first++) {
         struct feed_relay *relay;
+        struct owner_note note;
         size_t count = 0;
 
-        for (uint32_t p = 0; p < founding->partition_count; p++)
-            for (size_t i = 0; i < founding->sets[p].count; i++)
-                if (!held[p] && !taken[p] && founding->sets[p].replicas[i] == node_id &&
-                    (feed->query != NULL ? query_includes(feed->query, p)
-                                         : subscription_includes(feed->subscription, p))) {
-                    taken[p] = true;
-                    partitions[count++] = p;
-                }
-        if (count == 0)
+        if (!wanted[first])
             continue;
+        routes_get(feed->node->routes, first, &note);
+        for (uint32_t p = first; p < all; p++)
+            if (wanted[p] && (p == first || holds(feed->node, p, note.voters.replicas[0]))) {
+                wanted[p] = false;
+                partitions[count++] = p;
+            }
         relay = memory_zero(1, sizeof *relay);
         relay->feed = feed;
         relay->count = count;
@@ -87,21 +97,16 @@ void feed_relays_make(struct feed *feed, const bool *held)
 static uint64_t choose(const struct feed_relay *relay)
 {
     struct node *node = relay->feed->node;
-    const struct founding *founding = atomic_load(&node->founding);
+    struct owner_note note;
     uint64_t again = 0;
 
-    for (size_t i = 0; i < founding->sets[relay->partitions[0]].count; i++) {
-        uint64_t candidate = founding->sets[relay->partitions[0]].replicas[i];
+    routes_get(node->routes, relay->partitions[0], &note);
+    for (size_t i = 0; i < note.voters.count; i++) {
+        uint64_t candidate = note.voters.replicas[i];
         bool all = links_up(node->links, candidate);
 
-        for (size_t n = 1; all && n < relay->count; n++) {
-            const struct replica_set *set = &founding->sets[relay->partitions[n]];
-            bool has = false;
-
-            for (size_t k = 0; k < set->count; k++)
-                has = has || set->replicas[k] == candidate;
-            all = has;
-        }
+        for (size_t n = 1; all && n < relay->count; n++)
+            all = holds(node, relay->partitions[n], candidate);
         if (all && candidate != relay->last_target)
             return candidate;
         again = all ? candidate : again;

@@ -21,6 +21,7 @@ struct feeder {
     struct groups *groups;
     bool ending;
     atomic_bool end_asked;
+    atomic_bool any_moved;
     atomic_bool relays_gone;
     bool stopped;
 };
@@ -34,6 +35,13 @@ static void wake(struct feeder *feeder)
 {
     if (!atomic_exchange(&feeder->wake_sent, true))
         feeder_send(feeder, &feeder->wake);
+}
+
+void feeder_moved(struct feeder *feeder, uint32_t partition)
+{
+    (void)partition;
+    atomic_store(&feeder->any_moved, true);
+    wake(feeder);
 }
 
 void feeder_notify(struct feeder *feeder, uint32_t partition)
@@ -87,12 +95,7 @@ void feed_finish(struct feed *feed, const struct fault *fault)
 
 bool node_holds(const struct node *node, uint32_t partition)
 {
-    const struct replica_set *set = &atomic_load(&node->founding)->sets[partition];
-
-    for (size_t i = 0; i < set->count; i++)
-        if (set->replicas[i] == node->id)
-            return true;
-    return false;
+    return routes_holds(node->routes, partition);
 }
 
 static void damaged(struct feed *feed, uint32_t partition, struct fault *fault)
@@ -142,14 +145,15 @@ static void await(struct feed *feed, const uint32_t *partitions, size_t count)
 
 /* ---- from the request to the subscription ---- */
 
-static bool *held_here(struct feed *feed, struct arena *arena)
+static bool *held_here(struct feed *feed)
 {
     uint32_t count = node_partition_count(feed->node);
-    bool *held = arena_take(arena, count);
 
+    if (feed->held == NULL)
+        feed->held = arena_take(&feed->arena, count * sizeof *feed->held);
     for (uint32_t p = 0; p < count; p++)
-        held[p] = node_holds(feed->node, p);
-    return held;
+        feed->held[p] = node_holds(feed->node, p);
+    return feed->held;
 }
 
 static enum status make_subscription(struct feed *feed, struct fault *fault)
@@ -165,14 +169,12 @@ static enum status make_subscription(struct feed *feed, struct fault *fault)
         .limit = feed->read_all ? feed->read_request.limit : 0,
         .until_end = feed->read_all,
     };
-    struct arena arena = {0};
-    bool *held = held_here(feed, &arena);
+    bool *held = held_here(feed);
     enum status status = subscription_new(&feed->subscription, &settings, held, feed->node->store,
                                           clock_monotonic_ms(), fault);
 
     if (status == STATUS_OK)
         feed_relays_make(feed, held);
-    arena_release(&arena);
     return status;
 }
 
@@ -196,13 +198,11 @@ static enum status make_query(struct feed *feed, struct fault *fault)
 {
     const struct founding *founding = atomic_load(&feed->node->founding);
     struct token_of cluster = {founding->cluster_id, founding->partition_count};
-    struct arena arena = {0};
-    bool *held = held_here(feed, &arena);
+    bool *held = held_here(feed);
     enum status status = query_new(&feed->query, &feed->question, &cluster, held, feed->node->store, fault);
 
     if (status == STATUS_OK)
         feed_relays_make(feed, held);
-    arena_release(&arena);
     return status;
 }
 
@@ -412,6 +412,22 @@ static void take_growth(struct feeder *feeder)
     }
 }
 
+/* Who reads a replica that isn't one any more goes on elsewhere. */
+static void take_moves(struct feeder *feeder)
+{
+    struct fault fault;
+
+    if (!atomic_exchange(&feeder->any_moved, false))
+        return;
+    for (struct feed *feed = feeder->feeds; feed != NULL; feed = feed->next)
+        for (uint32_t p = 0; feed->held != NULL && !feed->finished && p < node_partition_count(feed->node); p++)
+            if (feed->held[p] && !node_holds(feed->node, p)) {
+                (void)fault_set(&fault, STATUS_UNAVAILABLE, "REPLICA_MOVED",
+                                "partition %u moved to another node; go on there from the newest token", p);
+                feed_finish(feed, &fault);
+            }
+}
+
 static void end_all(struct feeder *feeder)
 {
     struct fault fault;
@@ -543,6 +559,7 @@ static void *run(void *context)
             take(feeder, CONTAINER_OF(mail, struct feed_letter, mail));
             mail = following;
         }
+        take_moves(feeder);
         take_growth(feeder);
         more = serve_all(feeder);
         now = clock_monotonic_ms();

@@ -41,6 +41,7 @@ void node_hello(const struct node *node, struct hello *hello, uint64_t target)
         .protocol_min = PEER_PROTOCOL_MIN,
         .protocol_max = PEER_PROTOCOL_MAX,
         .target_id = target,
+        .replaces = bytes_of(node->config.replace),
     };
 }
 

@@ -241,6 +241,7 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
         status = fault_set(fault, STATUS_FAILED, "THREADS", "cannot start threads");
     if (status == STATUS_OK) {
         node->workers = workers_new(node);
+        node->placements = placements_new();
         node->links = links_new(node);
         node->range_fetches = range_fetches_new(node);
         node->read_relays = read_relays_new(node);
@@ -358,6 +359,7 @@ static void stop(struct node *node, struct http *http)
     free(node->shards);
     workers_free(node->workers);
     routes_free(node->routes);
+    placements_free(node->placements);
     store_free(node->store);
     modules_free(node->modules);
 }

@@ -30,6 +30,8 @@ struct control;
 struct workers;
 struct modules;
 struct routes;
+struct placements;
+struct orders;
 struct range_fetches;
 struct read_relays;
 struct feeder;
@@ -51,6 +53,7 @@ struct node {
     struct workers *workers;
     struct modules *modules;
     struct routes *routes;
+    struct placements *placements;
     struct range_fetches *range_fetches;
     struct read_relays *read_relays;
     struct feeder *feeder;
@@ -90,6 +93,7 @@ enum letter_kind {
     LETTER_INSTALLED,       /* struct installed_letter */
     LETTER_DAMAGED,         /* struct damaged_letter */
     LETTER_SEND,            /* struct send_letter: something for a peer's next frame */
+    LETTER_PLACED,          /* struct letter: another shard learned a newer placement */
     LETTER_TRANSFER,        /* struct letter: hand all ownerships over */
     LETTER_STOP,            /* struct letter */
 };
@@ -266,12 +270,29 @@ void request_free(struct request *request);
 
 /* ---- routes.c: who owns what, as this node knows it; any thread ---- */
 
-struct routes *routes_new(uint32_t partition_count);
+struct routes *routes_new(const struct founding *founding);
 void routes_free(struct routes *routes);
-/* By the shard of the partition, whose engine knows what is newest; 0 when nobody owns it. */
-void routes_set(struct routes *routes, uint32_t partition, uint64_t owner, uint64_t epoch);
+/* By the shard of the partition, whose engine knows what is newest; owner 0 when nobody owns it. */
+void routes_set(struct routes *routes, const struct owner_note *note);
+/* Who holds it is known from the founding on. */
+void routes_get(struct routes *routes, uint32_t partition, struct owner_note *note);
+/* Whether readers may use this node's replica. */
+void routes_hold(struct routes *routes, uint32_t partition, bool held);
+bool routes_holds(struct routes *routes, uint32_t partition);
 uint64_t routes_owner(struct routes *routes, uint32_t partition, uint64_t *epoch);
 uint64_t routes_version(struct routes *routes);
+
+/* ---- placements.c: any thread ---- */
+
+struct placements *placements_new(void);
+void placements_free(struct placements *placements);
+/* False when a newer one was known. */
+bool placements_set(struct placements *placements, const struct placement *placement);
+/* A copy; false before the first. */
+bool placements_get(struct placements *placements, struct arena *arena, struct placement *placement);
+uint64_t placements_version(struct placements *placements);
+/* May this peer talk to us? NULL, or what to tell it. */
+const char *node_refusal(struct node *node, const struct hello *hello, char *text, size_t room);
 
 /* ---- links.c: data links to peers ---- */
 
@@ -309,6 +330,8 @@ uint64_t control_member_with_handler(struct control *control, struct bytes aggre
 enum member_status control_member_status(struct control *control, uint64_t node_id);
 /* How many members have each status. Any thread. */
 void control_member_counts(struct control *control, size_t counts[MEMBER_LEFT + 1]);
+/* All members, in the arena. Any thread. */
+const struct member_state *control_members(struct control *control, struct arena *arena, size_t *count);
 /* False when the member is unknown. Any thread. */
 bool control_member_address(struct control *control, uint64_t node_id, char *out, size_t room);
 
@@ -367,6 +390,8 @@ void read_relays_free(struct read_relays *relays);
 struct feeder *feeder_new(struct node *node);
 /* More of the partition can be read here. Any thread. */
 void feeder_notify(struct feeder *feeder, uint32_t partition);
+/* This node's replica of it may not be read any more: who reads it goes on elsewhere. Any thread. */
+void feeder_moved(struct feeder *feeder, uint32_t partition);
 size_t feeder_count(const struct feeder *feeder);
 /* On the way down: ends all; true once no stream to a peer is left. */
 bool feeder_gone(struct feeder *feeder);

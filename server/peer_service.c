@@ -52,7 +52,7 @@ static bool welcome(struct peer_stream *peer, struct rpc_stream *stream, const s
 {
     const struct founding *own = atomic_load(&peer->node->founding);
     char text[400];
-    const char *refusal = hello_refusal(hello, own, peer->node->id, text, sizeof text);
+    const char *refusal = node_refusal(peer->node, hello, text, sizeof text);
     struct buffer out = {0};
 
     if (refusal != NULL) {
@@ -277,7 +277,7 @@ static void range_message(void *user, struct rpc_stream *stream, struct bytes pa
         arena_release(&arena);
         return;
     }
-    refusal = hello_refusal(&request.hello, own, node->id, text, sizeof text);
+    refusal = node_refusal(node, &request.hello, text, sizeof text);
     if (refusal == NULL && (own == NULL || request.partition >= own->set_count))
         refusal = "no such partition here";
     if (refusal == NULL) {

@@ -142,14 +142,14 @@ static const struct rpc_stream_events events = {.message = on_message, .closed =
 static uint64_t next_source(struct range_fetch *fetch)
 {
     struct node *node = fetch->all->node;
-    const struct replica_set *set = &atomic_load(&node->founding)->sets[fetch->partition];
-    uint64_t epoch;
+    struct owner_note note;
     uint64_t source = fetch->leader;
 
+    routes_get(node->routes, fetch->partition, &note);
     if (fetch->attempts == 0)
-        source = routes_owner(node->routes, fetch->partition, &epoch);
-    else if (fetch->attempts > 1)
-        source = set->replicas[fetch->attempts % set->count];
+        source = note.owner;
+    else if (fetch->attempts > 1 && note.voters.count > 0)
+        source = note.voters.replicas[fetch->attempts % note.voters.count];
     fetch->attempts++;
     return source == 0 || source == node->id ? fetch->leader : source;
 }

@@ -167,7 +167,7 @@ static void flow(struct shard *shard, struct reading *r)
 static uint64_t replica_to_ask(const struct shard *shard, const struct reading *r)
 {
     struct links *links = shard->node->links;
-    const struct replica_set *set = engine_set(shard->engine, r->partition);
+    const struct replica_set *set = engine_voters(shard->engine, r->partition);
     uint64_t failed = r->last_target;
     uint64_t epoch;
     uint64_t owner = engine_owner(shard->engine, r->partition, &epoch);

@@ -163,14 +163,58 @@ static void effect_stored(void *context, uint32_t partition)
     feeder_notify(((struct shard *)context)->node->feeder, partition);
 }
 
-static void effect_route(void *context, uint32_t partition, uint64_t owner, uint64_t epoch)
+static void effect_route(void *context, const struct owner_note *note)
 {
-    routes_set(((struct shard *)context)->node->routes, partition, owner, epoch);
+    routes_set(((struct shard *)context)->node->routes, note);
 }
 
-static void effect_placement(void *context, uint64_t version)
+static void effect_known(void *context, uint32_t partition, struct owner_note *note)
 {
-    atomic_store(&((struct shard *)context)->node->metrics.placement_version, version);
+    routes_get(((struct shard *)context)->node->routes, partition, note);
+}
+
+static const struct member_state *effect_members(void *context, struct arena *arena, size_t *count)
+{
+    return control_members(((struct shard *)context)->node->control, arena, count);
+}
+
+static void effect_held(void *context, uint32_t partition, bool held)
+{
+    struct node *node = ((struct shard *)context)->node;
+
+    if (partition >= node_partition_count(node))
+        return;
+    routes_hold(node->routes, partition, held);
+    if (!held)
+        feeder_moved(node->feeder, partition);
+}
+
+static void effect_placement(void *context, const struct placement *placement)
+{
+    struct shard *shard = context;
+    struct node *node = shard->node;
+
+    if (!placements_set(node->placements, placement))
+        return;
+    atomic_store(&node->metrics.placement_version, placement->version);
+    for (size_t i = 0; i < node->shard_count; i++)
+        if (node->shards[i] != shard) {
+            struct letter *letter = memory_zero(1, sizeof *letter);
+
+            letter->kind = LETTER_PLACED;
+            shard_send(node->shards[i], letter);
+        }
+}
+
+/* Another shard's engine learned a newer one. */
+static void take_placement(struct shard *shard)
+{
+    struct arena arena = {0};
+    struct placement placement;
+
+    if (placements_get(shard->node->placements, &arena, &placement))
+        engine_placed(shard->engine, &placement);
+    arena_release(&arena);
 }
 
 static void effect_count(void *context, enum engine_count what)
@@ -213,6 +257,9 @@ static const struct engine_effects effects = {
     .committed = effect_committed,
     .stored = effect_stored,
     .route = effect_route,
+    .known = effect_known,
+    .members = effect_members,
+    .held = effect_held,
     .placement = effect_placement,
     .count = effect_count,
     .failed = effect_failed,
@@ -278,6 +325,10 @@ static void start(struct shard *shard)
         .index = shard->index,
         .count = node->shard_count,
         .founding = atomic_load(&node->founding),
+        .placement = {.moves_at_once = (uint32_t)config->moves_at_once,
+                      .transfer_bytes = config->transfer_bytes,
+                      .grace_ms = config->member_grace_ms},
+        .planner = {.settle_ms = config->balance_after_ms},
         .election_ms = (unsigned)config->election_timeout_ms,
         .heartbeat_ms = (unsigned)config->heartbeat_interval_ms,
         .disk_reserve_mib = (uint16_t)(config->disk_reserve_bytes >> 20),
@@ -385,6 +436,9 @@ static void take_letter(struct shard *shard, struct letter *letter)
         buffer_add(engine_outbox(engine, send->to), send->part.data, send->part.len);
         break;
     }
+    case LETTER_PLACED:
+        take_placement(shard);
+        break;
     case LETTER_TRANSFER:
         engine_drain(engine);
         break;

@@ -52,6 +52,10 @@
 #define MEMBERS_MAX 1024
 #define SYSTEM_VOTERS_MAX 5
 #define NAME_BYTES_MAX 63
+#define ZONE_BYTES_MAX 63
+#define CAPACITY_MAX 10000
+/* Room for one more while a replica moves. */
+#define REPLICATION_FACTOR_MAX (REPLICAS_MAX - 2)
 #define ADDRESS_BYTES_MAX 255
 #define HANDLER_TYPES_MAX 64
 

@@ -22,6 +22,9 @@ struct swim_settings {
     uint64_t node_id;
     const char *name;
     const char *address; /* what this node advertises */
+    const char *zone;     /* failure domain; NULL or empty for none */
+    const char *replaces; /* see member_state */
+    uint32_t capacity;    /* 0 for the usual */
     uint64_t seed;
     uint32_t probe_interval_ms;
     uint32_t probe_timeout_ms;
@@ -103,41 +106,16 @@ void founding_receive(struct founding_process *process, uint64_t from,
 void founding_tick(struct founding_process *process, const struct member_state *members,
                    size_t count, uint64_t now_ms);
 
-/*
- * May this peer talk to us? NULL, or what to tell it. `expected` is who it should be when we have
- * dialled it ourselves, 0 otherwise.
- */
-const char *hello_refusal(const struct hello *hello, const struct founding *own,
-                          uint64_t own_node_id, char *text, size_t room);
-
-/* ---- the system partition ---- */
-
-struct system_state;
-
-struct system_settings {
-    uint16_t partition;
-    const struct founding *founding; /* outlives the state */
-};
-
-struct system_effects {
+/* What decides whether a peer may talk to us. */
+struct hello_view {
+    const struct founding *own; /* NULL: we belong to no cluster yet */
+    const struct placement *placement; /* NULL: not known yet */
+    uint64_t own_node_id;
+    bool (*alive)(void *context, uint64_t node_id); /* as far as we know */
     void *context;
-    /* Append to the system partition's log. Takes the blob. */
-    enum status (*submit)(void *context, struct blob *payload);
 };
-
-/* DAMAGED when the stored placement is of another cluster. */
-MUST_USE enum status system_new(struct system_state **out, const struct system_settings *settings,
-                                const struct system_effects *effects, struct store *store,
-                                struct fault *fault);
-void system_free(struct system_state *state);
-void system_ownership(struct system_state *state, bool owned);
-/* What the owner has to do now. */
-void system_tick(struct system_state *state);
-/* On every replica, in log order. */
-MUST_USE enum status system_committed(struct system_state *state, struct bytes payload,
-                                      struct store_batch *batch, struct fault *fault);
-/* Of the newest placement applied here; 0 before the first. */
-uint64_t system_version(const struct system_state *state);
+/* NULL, or what to tell it. */
+const char *hello_refusal(const struct hello *hello, const struct hello_view *view, char *text, size_t room);
 
 /* ---- placement ---- */
 
@@ -148,5 +126,85 @@ uint64_t system_version(const struct system_state *state);
 void placement_found(const struct founder *founders, size_t founder_count,
                      uint32_t partition_count, uint32_t replication_factor,
                      struct replica_set *sets);
+
+/* What the one who plans sees. */
+struct plan_view {
+    uint64_t now_ms;
+    const struct member_state *members; /* of the membership */
+    size_t member_count;
+    const struct owner_note *notes; /* of each partition and the system's; no voters: nobody owns it now */
+};
+
+struct planner_settings {
+    uint64_t settle_ms; /* all members must have been alive for so long before anything is balanced */
+};
+
+struct planner;
+struct planner *planner_new(const struct planner_settings *settings);
+void planner_free(struct planner *planner);
+/* Another planned meanwhile: what was seen of the members counts no more. */
+void planner_forget(struct planner *planner);
+/* True when there is something to change: `next` is the next version. Borrows from all three. */
+bool planner_plan(struct planner *planner, const struct placement *current, const struct plan_view *view,
+                  struct arena *arena, struct placement *next);
+
+struct placement_order {
+    enum { ORDER_DRAIN = 1, ORDER_UNDRAIN, ORDER_REMOVE, ORDER_PREFER, ORDER_SETTINGS } kind;
+    uint64_t node_id; /* 0: by name */
+    struct bytes name;
+    bool force;
+    uint32_t partition; /* to be owned by that member */
+    bool set_replication_factor, set_moves_at_once, set_transfer_bytes, set_grace_ms;
+    uint32_t replication_factor;
+    uint32_t moves_at_once;
+    uint64_t transfer_bytes;
+    uint64_t grace_ms;
+};
+/* What an operator wants; refused when it would lose what can't be got back. */
+MUST_USE enum status planner_order(const struct placement *current, const struct plan_view *view,
+                                   const struct placement_order *order, struct arena *arena,
+                                   struct placement *next, struct fault *fault);
+
+/* ---- the system partition ---- */
+
+struct system_state;
+
+struct system_settings {
+    uint16_t partition;
+    const struct founding *founding; /* outlives the state */
+    struct placement_defaults {
+        uint32_t moves_at_once;
+        uint64_t transfer_bytes;
+        uint64_t grace_ms;
+    } defaults; /* of a cluster that is being founded */
+    struct planner_settings planner;
+};
+
+struct system_effects {
+    void *context;
+    /* Append to the system partition's log. Takes the blob. */
+    enum status (*submit)(void *context, struct blob *payload);
+    /* Who is there and who holds what, now. In the arena. */
+    void (*look)(void *context, struct arena *arena, struct plan_view *view);
+    /* A newer placement is in force; borrowed until the next one. */
+    void (*placed)(void *context, const struct placement *placement);
+};
+
+/* DAMAGED when the stored placement is of another cluster. */
+MUST_USE enum status system_new(struct system_state **out, const struct system_settings *settings,
+                                const struct system_effects *effects, struct store *store,
+                                struct fault *fault);
+void system_free(struct system_state *state);
+void system_ownership(struct system_state *state, bool owned);
+/* What the owner has to do now. */
+void system_tick(struct system_state *state, uint64_t now_ms);
+/* An operator's order, on the owner: in force once the placement has `version`. */
+MUST_USE enum status system_order(struct system_state *state, const struct placement_order *order,
+                                  uint64_t *version, struct fault *fault);
+/* On every replica, in log order. */
+MUST_USE enum status system_committed(struct system_state *state, struct bytes payload,
+                                      struct store_batch *batch, struct fault *fault);
+/* The newest one that is applied here; NULL before the first. */
+const struct placement *system_placement(const struct system_state *state);
 
 #endif

@@ -280,18 +280,60 @@ void founding_free(struct founding_process *f)
     free(f);
 }
 
-const char *hello_refusal(const struct hello *hello, const struct founding *own,
-                          uint64_t own_node_id, char *text, size_t room)
+static const char *identity_lost(const struct hello *hello, char *text, size_t room)
 {
+    snprintf(text, room,
+             "IDENTITY_LOST: node %.*s is a member of this cluster under another id: its data directory "
+             "was emptied or exchanged, and it forgot its votes; restore the directory, start it with "
+             "--replace %.*s to take the old one's place, or choose another --name",
+             (int)hello->name.len, (const char *)hello->name.data, (int)hello->name.len,
+             (const char *)hello->name.data);
+    return text;
+}
+
+/* A name belongs to one id, until another takes its place because it is dead. */
+static const char *placed_refusal(const struct hello *hello, const struct hello_view *view, char *text,
+                                  size_t room)
+{
+    const struct placement *placement = view->placement;
+
+    for (size_t i = 0; i < placement->member_count; i++) {
+        const struct placed_member *member = &placement->members[i];
+        bool replaced = hello->replaces.len > 0 && bytes_equal(member->name, hello->replaces);
+
+        if (member->node_id == hello->node_id && member->state == PLACED_REMOVED) {
+            snprintf(text, room,
+                     "REMOVED: node %.*s was removed from this cluster; give it an empty data directory to "
+                     "join anew",
+                     (int)hello->name.len, (const char *)hello->name.data);
+            return text;
+        }
+        if (member->node_id == hello->node_id || member->state == PLACED_REMOVED)
+            continue;
+        if (replaced && view->alive(view->context, member->node_id)) {
+            snprintf(text, room, "MEMBER_ALIVE: node %.*s is alive and can't be replaced; drain it instead",
+                     (int)member->name.len, (const char *)member->name.data);
+            return text;
+        }
+        if (!replaced && bytes_equal(member->name, hello->name))
+            return identity_lost(hello, text, room);
+    }
+    return NULL;
+}
+
+const char *hello_refusal(const struct hello *hello, const struct hello_view *view, char *text, size_t room)
+{
+    const struct founding *own = view->own;
+
     if (!hello->present || hello->node_id == 0) {
         snprintf(text, room, "the first message must say hello");
         return text;
     }
-    if (hello->node_id == own_node_id) {
+    if (hello->node_id == view->own_node_id) {
         snprintf(text, room, "this is the node that you are");
         return text;
     }
-    if (hello->target_id != 0 && hello->target_id != own_node_id) {
+    if (hello->target_id != 0 && hello->target_id != view->own_node_id) {
         snprintf(text, room, "another node lives at this address now");
         return text;
     }
@@ -313,15 +355,11 @@ const char *hello_refusal(const struct hello *hello, const struct founding *own,
                  (int)own->cluster_id.len, (const char *)own->cluster_id.data);
         return text;
     }
+    if (view->placement != NULL)
+        return placed_refusal(hello, view, text, room);
     for (size_t i = 0; i < own->founder_count; i++)
         if (bytes_equal(own->founders[i].name, hello->name) &&
-            own->founders[i].node_id != hello->node_id) {
-            snprintf(text, room,
-                     "IDENTITY_LOST: node %.*s is a member of this cluster under another id: its data directory "
-                     "was emptied or exchanged, and it forgot its votes; restore the directory, or "
-                     "start it under a new --name and remove the old node",
-                     (int)hello->name.len, (const char *)hello->name.data);
-            return text;
-        }
+            own->founders[i].node_id != hello->node_id)
+            return identity_lost(hello, text, room);
     return NULL;
 }

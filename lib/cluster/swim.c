@@ -133,6 +133,8 @@ static void release_texts(struct peer *p)
 {
     free((void *)p->state.name.data);
     free((void *)p->state.address.data);
+    free((void *)p->state.zone.data);
+    free((void *)p->state.replaces.data);
     for (size_t i = 0; i < p->state.handler_count; i++)
         free((void *)p->handlers[i].data);
     free(p->handlers);
@@ -142,6 +144,8 @@ static void copy_state(struct peer *p, const struct member_state *state)
 {
     struct bytes name = own(state->name);
     struct bytes address = own(state->address);
+    struct bytes zone = own(state->zone);
+    struct bytes replaces = own(state->replaces);
     struct bytes *handlers = memory_take(state->handler_count * sizeof *handlers);
 
     for (size_t i = 0; i < state->handler_count; i++)
@@ -150,6 +154,8 @@ static void copy_state(struct peer *p, const struct member_state *state)
     p->state = *state;
     p->state.name = name;
     p->state.address = address;
+    p->state.zone = zone;
+    p->state.replaces = replaces;
     p->state.handlers = handlers;
     p->handlers = handlers;
 }
@@ -726,6 +732,11 @@ struct swim *swim_new(const struct swim_settings *settings, const struct swim_ef
         .address = bytes_of(settings->address),
         .status = MEMBER_ALIVE,
         .unfounded = settings->unfounded,
+        .zone = bytes_of(settings->zone == NULL ? "" : settings->zone),
+        .replaces = bytes_of(settings->replaces == NULL ? "" : settings->replaces),
+        .capacity = settings->capacity,
+        .protocol_min = PEER_PROTOCOL_MIN,
+        .protocol_max = PEER_PROTOCOL_MAX,
     };
 
     s->settings = *settings;
@@ -737,6 +748,8 @@ struct swim *swim_new(const struct swim_settings *settings, const struct swim_ef
     s->next_probe = now_ms + draw(s) % settings->probe_interval_ms;
     s->settings.name = NULL; /* the copies are in peers[0] */
     s->settings.address = NULL;
+    s->settings.zone = NULL;
+    s->settings.replaces = NULL;
     (void)add_peer(s, &self);
     return s;
 }

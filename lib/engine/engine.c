@@ -45,21 +45,51 @@ static bool result_is_ours(const struct engine *engine, uint64_t request_id)
     return (request_id & 0xFF) == engine->settings.index;
 }
 
+static bool from_leader(const struct replica_message *message)
+{
+    return message->type == REPLICA_APPEND_ENTRIES || message->type == REPLICA_INSTALL_SNAPSHOT;
+}
+
+/* True when there is a replica here for the message: a leader that has this node in its configuration brings
+ * one into being. */
+static bool joined(struct slot *slot, const struct replica_message *message)
+{
+    struct fault fault;
+
+    if (slot->partition != NULL)
+        return true;
+    if (!from_leader(message))
+        return false;
+    journal(JOURNAL_INFO, "replica-joins", "partition %u", slot->id);
+    if (slot_open(slot, SLOT_JOINS, &fault) == STATUS_OK)
+        return true;
+    slot_close(slot);
+    slot->engine->effects.failed(slot->engine->effects.context, &fault);
+    return false;
+}
+
 void engine_frame(struct engine *engine, uint64_t from, const struct frame *frame)
 {
     for (size_t i = 0; i < frame->replica_message_count; i++) {
-        struct slot *slot = slot_of(engine, frame->replica_messages[i].partition);
+        const struct replica_message *message = &frame->replica_messages[i];
+        struct slot *slot = slot_of(engine, message->partition);
 
-        if (slot != NULL && slot->partition != NULL && slot_holds(slot, from))
-            partition_receive(slot->partition, from, &frame->replica_messages[i], &engine->turn);
+        if (slot == NULL || !is_ours(engine, message->partition) || !joined(slot, message))
+            continue;
+        if (from_leader(message))
+            slot->unwanted_since = 0;
+        partition_receive(slot->partition, from, message, &engine->turn);
     }
     for (size_t i = 0; i < frame->owner_count; i++) {
         const struct owner_note *note = &frame->owners[i];
 
-        if (is_ours(engine, note->partition) &&
-            slot_route(slot_of(engine, note->partition), note->owner, note->epoch))
+        if (!is_ours(engine, note->partition))
+            continue;
+        if (slot_route(slot_of(engine, note->partition), note))
             engine->rescan = true;
+        placed_heard(slot_of(engine, note->partition), note);
     }
+    placed_frame(engine, from, frame);
     for (size_t i = 0; i < frame->command_count; i++)
         if (is_ours(engine, frame->commands[i].partition))
             router_take_forwarded(engine, from, &frame->commands[i]);
@@ -74,22 +104,24 @@ void engine_frame(struct engine *engine, uint64_t from, const struct frame *fram
             read_index_take(engine, &frame->read_results[i]);
 }
 
-static void tell_owned(struct engine *engine, const struct slot *slot, uint64_t node_id)
+void tell_owned(struct engine *engine, const struct slot *slot, uint64_t node_id)
 {
-    struct owner_note note = {slot->id, engine->settings.node_id, partition_view(slot->partition).term};
+    struct owner_note note;
 
+    slot_note(slot, &note);
     frame_add_owner(engine_outbox(engine, node_id), &note);
 }
 
 /* A peer is reachable (again): tell it what we own, so that it needs not ask. */
 static void greet(struct engine *engine, uint64_t node_id)
 {
-    for (size_t i = 0; i < engine->slot_count && i < engine_partitions(engine); i++) {
+    for (size_t i = 0; i < engine->slot_count; i++) {
         struct slot *slot = &engine->slots[i];
 
         if (slot->partition != NULL && partition_is_owner(slot->partition))
             tell_owned(engine, slot, node_id);
     }
+    placed_greet(engine, node_id);
     engine->rescan = true;
 }
 
@@ -97,24 +129,32 @@ static void greet(struct engine *engine, uint64_t node_id)
  * begun yet, or its queue was full. Without a word from it again the peer would never know. */
 static void announce_again(struct engine *engine)
 {
-    const struct founding *founding = engine->settings.founding;
-
     if (engine->moment.now_ms < engine->next_announce)
         return;
     engine->next_announce = engine->moment.now_ms + ANNOUNCE_MS;
-    for (size_t i = 0; i < engine->slot_count && i < engine_partitions(engine); i++) {
+    for (size_t i = 0; i < engine->slot_count; i++) {
         struct slot *slot = &engine->slots[i];
 
         if (slot->partition == NULL || !partition_is_owner(slot->partition))
             continue;
-        for (size_t j = 0; j < founding->founder_count; j++)
-            if (!slot_holds(slot, founding->founders[j].node_id))
-                tell_owned(engine, slot, founding->founders[j].node_id);
+        for (size_t j = 0; j < engine->peer_count; j++)
+            if (slot->system != NULL || !set_holds(&slot->known.voters, engine->peers[j]))
+                tell_owned(engine, slot, engine->peers[j]);
     }
 }
 
 void engine_link(struct engine *engine, uint64_t node_id, bool up)
 {
+    size_t i = 0;
+
+    while (i < engine->peer_count && engine->peers[i] != node_id)
+        i++;
+    if (up && i == engine->peer_count) {
+        engine->peers = memory_grow(engine->peers, (i + 1) * sizeof *engine->peers);
+        engine->peers[engine->peer_count++] = node_id;
+    } else if (!up && i < engine->peer_count) {
+        engine->peers[i] = engine->peers[--engine->peer_count];
+    }
     if (up)
         greet(engine, node_id);
     else
@@ -176,6 +216,8 @@ void engine_installed(struct engine *engine, uint32_t partition, const struct ap
     struct slot *slot = slot_of(engine, partition);
     struct fault fault;
 
+    if (slot->partition == NULL)
+        return;
     if (slot->system != NULL && slot_open_system(slot, &fault) != STATUS_OK) {
         engine->effects.failed(engine->effects.context, &fault);
         return;
@@ -212,7 +254,7 @@ void engine_drain(struct engine *engine)
 {
     engine->draining = true;
     for (uint32_t i = 0; i < engine->slot_count; i++)
-        if (engine->slots[i].partition != NULL && engine->slots[i].set->count > 1)
+        if (engine->slots[i].partition != NULL && slot_voters(&engine->slots[i])->count > 1)
             (void)!engine_transfer(engine, i, 0);
 }
 
@@ -222,17 +264,20 @@ bool engine_damaged(struct engine *engine, uint32_t partition, const struct faul
 {
     struct slot *slot = slot_of(engine, partition);
 
+    size_t voters;
+
     if (slot == NULL || slot->partition == NULL)
         return false;
-    if (slot->set->count > 1 && !slot->damaged && !partition_view(slot->partition).repairing) {
+    voters = slot_voters(slot)->count;
+    if (voters > 1 && !slot->damaged && !partition_view(slot->partition).repairing) {
         journal(JOURNAL_ERROR, "record-damaged",
                 "%s; getting partition %u anew from its other replicas", fault->message, partition);
-    } else if (slot->set->count == 1 && engine->moment.now_ms >= engine->next_complaint) {
+    } else if (voters == 1 && engine->moment.now_ms >= engine->next_complaint) {
         engine->next_complaint = engine->moment.now_ms + 1000;
         journal(JOURNAL_ERROR, "record-damaged",
                 "%s; no other node has it: restore it from a backup", fault->message);
     }
-    slot->damaged = slot->set->count > 1;
+    slot->damaged = voters > 1;
     return slot->damaged;
 }
 
@@ -278,10 +323,11 @@ static void balance(struct engine *engine)
     engine->next_balance = now + BALANCE_MS;
     for (size_t i = 0; i < engine->slot_count && moves < BALANCE_MOVES; i++) {
         struct slot *slot = &engine->slots[i];
-        uint64_t home = slot->set->replicas[0];
+        uint64_t home = slot->target.replicas[0];
 
         if (slot->partition == NULL || home == engine->settings.node_id ||
             now < slot->transfer_after || !partition_is_owner(slot->partition) ||
+            !set_holds(&slot->known.voters, home) ||
             !effects->reachable(effects->context, home) ||
             !effects->alive(effects->context, home) ||
             !partition_replica_current(slot->partition, home))
@@ -316,11 +362,15 @@ static void tick_slot(struct engine *engine, struct slot *slot)
 
     partition_tick(slot->partition, &engine->turn);
     if (slot->system != NULL)
-        system_tick(slot->system);
+        system_tick(slot->system, engine->moment.now_ms);
     view = partition_view(slot->partition);
-    if (view.leader != 0 && view.leader != engine->settings.node_id &&
-        slot_route(slot, view.leader, view.term))
-        engine->rescan = true;
+    if (view.leader != 0 && view.leader != engine->settings.node_id) {
+        struct owner_note note;
+
+        slot_note(slot, &note);
+        if (slot_route(slot, &note))
+            engine->rescan = true;
+    }
     if (aggregates.waiting > 0 || aggregates.executing > 0) {
         aggregates_tick(slot->aggregates, engine->moment);
         slot->touched = true;
@@ -334,6 +384,7 @@ static void tick(struct engine *engine)
     for (size_t i = 0; i < engine->slot_count; i++)
         if (engine->slots[i].partition != NULL)
             tick_slot(engine, &engine->slots[i]);
+    placed_tick(engine);
     balance(engine);
     announce_again(engine);
     router_tick(engine, false);
@@ -424,7 +475,7 @@ struct engine_view engine_view(const struct engine *engine)
         view.replicas++;
         view.owned += raft.owner && slot->id < engine_partitions(engine);
         view.leading += raft.leading;
-        view.movable += slot->set->count > 1 && raft.leading;
+        view.movable += slot_voters(slot)->count > 1 && raft.leading;
         view.lagging += raft.installing;
         view.uncommitted +=
             raft.last_index > raft.commit_index ? raft.last_index - raft.commit_index : 0;
@@ -456,12 +507,32 @@ struct aggregates_view engine_aggregates_view(const struct engine *engine, uint3
     return aggregates_view(slot_of(engine, partition)->aggregates);
 }
 
-const struct replica_set *engine_set(const struct engine *engine, uint32_t partition)
+const struct replica_set *engine_voters(const struct engine *engine, uint32_t partition)
 {
-    return slot_of(engine, partition)->set;
+    return slot_voters(slot_of(engine, partition));
+}
+
+const struct placement *engine_placement(const struct engine *engine)
+{
+    return engine->placement.version == 0 ? NULL : &engine->placement;
 }
 
 /* ---- birth and death ---- */
+
+/* What the store holds, and what this node founds. Where it was to join, the leader comes again. */
+static enum status begin_slot(struct slot *slot, struct fault *fault)
+{
+    struct engine *engine = slot->engine;
+    enum partition_trace trace;
+
+    if (partition_trace(engine->store, (uint16_t)slot->id, &trace, fault) != STATUS_OK)
+        return fault->status;
+    if (trace == PARTITION_HELD)
+        return slot_open(slot, SLOT_RESTARTS, fault);
+    if (trace == PARTITION_UNKNOWN && set_holds(&slot->target, engine->settings.node_id))
+        return slot_open(slot, SLOT_FOUNDS, fault);
+    return STATUS_OK;
+}
 
 enum status engine_new(struct engine **out, const struct engine_settings *settings,
                        const struct engine_effects *effects, struct store *store,
@@ -482,19 +553,17 @@ enum status engine_new(struct engine **out, const struct engine_settings *settin
     engine->slot_count = settings->founding->set_count;
     engine_begin(engine, moment, 0);
     for (uint32_t p = 0; p < engine->slot_count; p++)
-        engine->slots[p] =
-            (struct slot){.engine = engine, .id = p, .set = &settings->founding->sets[p]};
-    for (uint32_t p = 0; p < engine->slot_count; p++) {
-        struct slot *slot = &engine->slots[p];
-
-        if (is_ours(engine, p) && slot_holds(slot, settings->node_id) &&
-            slot_open(slot, fault) != STATUS_OK) {
+        engine->slots[p] = (struct slot){.engine = engine,
+                                         .id = p,
+                                         .target = settings->founding->sets[p],
+                                         .known = {.partition = p}};
+    for (uint32_t p = 0; p < engine->slot_count; p++)
+        if (is_ours(engine, p) && begin_slot(&engine->slots[p], fault) != STATUS_OK) {
             enum status status = fault->status;
 
             engine_free(engine);
             return status;
         }
-    }
     *out = engine;
     return STATUS_OK;
 }
@@ -521,6 +590,8 @@ void engine_free(struct engine *engine)
         buffer_release(&engine->outboxes[i].frame);
     free(engine->outboxes);
     free(engine->slots);
+    free(engine->peers);
+    arena_release(&engine->placement_arena);
     store_batch_free(engine->turn.batch);
     free(engine);
 }

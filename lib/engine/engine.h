@@ -20,6 +20,7 @@
 
 #include "aggregate/aggregate.h"
 #include "base/base.h"
+#include "cluster/cluster.h"
 #include "partition/partition.h"
 #include "store/store.h"
 #include "wire/wire.h"
@@ -67,6 +68,8 @@ struct engine_settings {
     size_t index; /* among `count` engines of this node: it has the partitions p % count == index */
     size_t count;
     const struct founding *founding; /* outlives the engine */
+    struct placement_defaults placement;
+    struct planner_settings planner;
     unsigned election_ms;
     unsigned heartbeat_ms;
     uint16_t disk_reserve_mib;
@@ -114,9 +117,16 @@ struct engine_effects {
     void (*committed)(void *context, uint32_t partition, uint64_t index, struct bytes payload);
     /* More of the partition's committed effects can be read from the store. */
     void (*stored)(void *context, uint32_t partition);
-    /* The best known owner, 0 for none: for the node's other threads. */
-    void (*route)(void *context, uint32_t partition, uint64_t owner, uint64_t epoch);
-    void (*placement)(void *context, uint64_t version); /* a newer one is applied here */
+    /* The best known owner (0 for none) and who holds it, of a partition or the system's: for the node's other
+     * threads, and for the engine that owns the system partition, which asks for it with `known`. */
+    void (*route)(void *context, const struct owner_note *note);
+    void (*known)(void *context, uint32_t partition, struct owner_note *note);
+    /* All members that this node knows, in the arena. */
+    const struct member_state *(*members)(void *context, struct arena *arena, size_t *count);
+    /* Readers may use this node's replica of the partition, or not any more. */
+    void (*held)(void *context, uint32_t partition, bool held);
+    /* A newer one is known here, for the node and its other engines (engine_placed()). Borrowed. */
+    void (*placement)(void *context, const struct placement *placement);
     void (*count)(void *context, enum engine_count what);
     void (*failed)(void *context, const struct fault *fault); /* the node can't go on */
 };
@@ -149,6 +159,11 @@ void engine_processed(struct engine *engine, uint32_t partition, uint64_t ticket
                       const struct processing_failure *failures, size_t failure_count);
 void engine_workers_changed(struct engine *engine);
 void engine_link(struct engine *engine, uint64_t node_id, bool up);
+/* Another engine of this node learned a placement. */
+void engine_placed(struct engine *engine, const struct placement *placement);
+/* An order for the placement, where the system partition is owned; see system_order(). */
+MUST_USE enum status engine_order(struct engine *engine, const struct placement_order *order,
+                                  uint64_t *version, struct fault *fault);
 /* NULL when no range came and none will. */
 void engine_installed(struct engine *engine, uint32_t partition, const struct applied *applied);
 /* A record of the partition is damaged on this node's disk: other replicas take over, and it is got anew
@@ -183,6 +198,9 @@ uint64_t engine_owner(const struct engine *engine, uint32_t partition, uint64_t 
 /* NULL when this node has no replica. */
 const struct partition *engine_replica(const struct engine *engine, uint32_t partition);
 struct aggregates_view engine_aggregates_view(const struct engine *engine, uint32_t partition);
-const struct replica_set *engine_set(const struct engine *engine, uint32_t partition);
+/* Who holds it, as far as is known here. */
+const struct replica_set *engine_voters(const struct engine *engine, uint32_t partition);
+/* The newest placement that is known here; NULL before the first. */
+const struct placement *engine_placement(const struct engine *engine);
 
 #endif

@@ -9,13 +9,15 @@
 struct slot {
     struct engine *engine;
     uint32_t id;
-    const struct replica_set *set;
+    struct replica_set target; /* who should hold it; the first is the preferred owner */
     struct partition *partition;
     struct aggregates *aggregates;
     struct system_state *system; /* of the system partition's slot only */
-    /* What others told, or this node when it owns it; the higher epoch wins. */
-    uint64_t route_owner;
-    uint64_t route_epoch;
+    /* What others told, or this node's replica knows: the owner of the highest epoch, the newest voters. */
+    struct owner_note known;
+    uint64_t announced_index; /* the configuration that others were told of */
+    bool held;                /* readers were told that they may use it */
+    uint64_t unwanted_since;  /* the owner says that we don't hold it; 0: it doesn't */
     uint64_t transfer_after;
     unsigned repairs; /* in this life */
     bool damaged;     /* in this turn: to be repaired */
@@ -48,6 +50,13 @@ struct engine {
     struct outbox *outboxes;
     size_t outbox_count;
 
+    uint64_t *peers; /* that a link reaches */
+    size_t peer_count;
+    struct arena placement_arena;
+    struct placement placement; /* the newest known; version 0: none */
+    uint64_t told_version;      /* that we told all of, as the system partition's owner */
+    uint64_t next_reconcile;
+
     struct turn turn;
     struct moment moment;
     uint64_t next_tick;
@@ -71,13 +80,17 @@ struct engine {
 
 /* NULL for a number that no partition has. */
 struct slot *slot_of(const struct engine *engine, uint32_t partition);
-MUST_USE enum status slot_open(struct slot *slot, struct fault *fault);
+enum slot_origin { SLOT_FOUNDS, SLOT_RESTARTS, SLOT_JOINS };
+MUST_USE enum status slot_open(struct slot *slot, enum slot_origin origin, struct fault *fault);
 MUST_USE enum status slot_open_system(struct slot *slot, struct fault *fault);
 void slot_close(struct slot *slot);
 uint64_t slot_owner(const struct slot *slot, uint64_t *epoch);
-bool slot_holds(const struct slot *slot, uint64_t node_id);
-/* False when something newer is known. */
-bool slot_route(struct slot *slot, uint64_t owner, uint64_t epoch);
+bool set_holds(const struct replica_set *set, uint64_t node_id);
+/* False when nothing in it is newer than what is known of the owner. */
+bool slot_route(struct slot *slot, const struct owner_note *note);
+const struct replica_set *slot_voters(const struct slot *slot);
+/* What this node's replica of it knows. */
+void slot_note(const struct slot *slot, struct owner_note *note);
 /* Number of data partitions. */
 uint32_t engine_partitions(const struct engine *engine);
 
@@ -95,7 +108,23 @@ void router_link_lost(struct engine *engine, uint64_t node_id);
 void router_release(struct engine *engine);
 void router_abandon(struct engine *engine); /* the node stops: answer UNAVAILABLE */
 
+/* ---- placed.c: from the placement to who holds what ---- */
+
+/* Anybody learned a newer placement. */
+void placed_adopt(struct engine *engine, const struct placement *placement);
+void placed_frame(struct engine *engine, uint64_t from, const struct frame *frame);
+/* The peer is reachable: it may lack the placement. */
+void placed_greet(struct engine *engine, uint64_t node_id);
+/* An owner's note of a partition that has a replica here. */
+void placed_heard(struct slot *slot, const struct owner_note *note);
+/* Towards the placement: one change of each partition that this node owns. */
+void placed_tick(struct engine *engine);
+void tell_owned(struct engine *engine, const struct slot *slot, uint64_t node_id);
+
 /* ---- read_index.c ---- */
+
+/* No replica of the partition is here any more. */
+void read_index_dropped(struct engine *engine, uint32_t partition);
 
 void read_index_serve(struct engine *engine, uint64_t from, const struct read_index *request);
 void read_index_take(struct engine *engine, const struct read_index *result);

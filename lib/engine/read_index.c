@@ -188,6 +188,22 @@ void read_index_tick(struct engine *engine)
     }
 }
 
+void read_index_dropped(struct engine *engine, uint32_t partition)
+{
+    struct awaited_read *next;
+    struct fault fault;
+
+    (void)fault_set(&fault, STATUS_UNAVAILABLE, "REPLICA_MOVED",
+                    "partition %u isn't held by this node any more; ask another", partition);
+    fault.retry_ms = 10;
+    tick_index_waits(engine);
+    for (struct awaited_read *read = engine->reads; read != NULL; read = next) {
+        next = read->next;
+        if (read->partition == partition)
+            end(engine, read, &fault);
+    }
+}
+
 void read_index_abandon(struct engine *engine)
 {
     struct fault fault;

@@ -231,7 +231,9 @@ void router_take_result(struct engine *engine, uint64_t from, const struct comma
     }
     if (in->status == STATUS_NOT_OWNER) {
         if (in->owner != 0 && in->owner != from)
-            (void)slot_route(slot_of(engine, r->partition), in->owner, in->epoch);
+            (void)slot_route(slot_of(engine, r->partition),
+                             &(struct owner_note){
+                                 .partition = r->partition, .owner = in->owner, .epoch = in->epoch});
         wait_until(r, engine->moment.now_ms + RETRY_MS);
         return;
     }

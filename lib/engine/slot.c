@@ -8,43 +8,73 @@ struct slot *slot_of(const struct engine *engine, uint32_t partition)
     return partition < engine->slot_count ? &engine->slots[partition] : NULL;
 }
 
-bool slot_holds(const struct slot *slot, uint64_t node_id)
+bool set_holds(const struct replica_set *set, uint64_t node_id)
 {
-    for (size_t i = 0; i < slot->set->count; i++)
-        if (slot->set->replicas[i] == node_id)
+    for (size_t i = 0; i < set->count; i++)
+        if (set->replicas[i] == node_id)
             return true;
     return false;
 }
 
+/* ---- who holds it ---- */
+
+void slot_note(const struct slot *slot, struct owner_note *note)
+{
+    struct partition_view view = partition_view(slot->partition);
+    struct partition_configuration configuration;
+
+    partition_configuration(slot->partition, &configuration);
+    *note = (struct owner_note){.partition = slot->id,
+                                .owner = view.leader,
+                                .epoch = view.term,
+                                .voters = configuration.voters,
+                                .standbys = configuration.standbys,
+                                .configuration_index = configuration.index};
+    if (slot->system != NULL && system_placement(slot->system) != NULL)
+        note->placement_version = system_placement(slot->system)->version;
+}
+
+const struct replica_set *slot_voters(const struct slot *slot)
+{
+    return slot->known.voters.count > 0 ? &slot->known.voters : &slot->target;
+}
+
 /* ---- who owns it ---- */
 
-bool slot_route(struct slot *slot, uint64_t owner, uint64_t epoch)
+/* Configurations that are committed follow each other in the log, whoever tells of them. */
+bool slot_route(struct slot *slot, const struct owner_note *note)
 {
-    bool newer = epoch > slot->route_epoch ||
-                 (epoch == slot->route_epoch && slot->route_owner == 0 && owner != 0);
+    struct owner_note *known = &slot->known;
+    bool newer = note->epoch > known->epoch ||
+                 (note->epoch == known->epoch && known->owner == 0 && note->owner != 0);
+    bool newer_voters = note->voters.count > 0 && note->configuration_index > known->configuration_index;
 
-    if (slot->id >= engine_partitions(slot->engine) || !newer)
-        return false;
-    slot->route_owner = owner;
-    slot->route_epoch = epoch;
-    slot->engine->effects.route(slot->engine->effects.context, slot->id, owner, epoch);
-    return true;
+    if (newer) {
+        known->owner = note->owner;
+        known->epoch = note->epoch;
+    }
+    if (newer_voters) {
+        known->voters = note->voters;
+        known->standbys = note->standbys;
+        known->configuration_index = note->configuration_index;
+    }
+    if (newer || newer_voters)
+        slot->engine->effects.route(slot->engine->effects.context, known);
+    return newer;
 }
 
 /* This node owns it no more; who does isn't known. */
 static void clear_route(struct slot *slot)
 {
-    if (slot->route_owner != slot->engine->settings.node_id)
+    if (slot->known.owner != slot->engine->settings.node_id)
         return;
-    slot->route_owner = 0;
-    if (slot->id < engine_partitions(slot->engine))
-        slot->engine->effects.route(slot->engine->effects.context, slot->id, 0,
-                                    slot->route_epoch);
+    slot->known.owner = 0;
+    slot->engine->effects.route(slot->engine->effects.context, &slot->known);
 }
 
 uint64_t slot_owner(const struct slot *slot, uint64_t *epoch)
 {
-    *epoch = slot->route_epoch;
+    *epoch = slot->known.epoch;
     if (slot->partition != NULL) {
         struct partition_view view = partition_view(slot->partition);
 
@@ -52,10 +82,10 @@ uint64_t slot_owner(const struct slot *slot, uint64_t *epoch)
             *epoch = view.term;
             return view.leader;
         }
-        if (slot->route_owner == slot->engine->settings.node_id && !view.leading)
+        if (slot->known.owner == slot->engine->settings.node_id && !view.leading)
             return 0;
     }
-    return slot->route_owner;
+    return slot->known.owner;
 }
 
 /* ---- effects of the partition ---- */
@@ -102,7 +132,6 @@ static void effect_apply(void *context, struct partition *partition, uint64_t in
 
     if (slot->system != NULL) {
         status = system_committed(slot->system, payload, batch, &fault);
-        effects->placement(effects->context, system_version(slot->system));
     } else {
         effects->committed(effects->context, slot->id, index, payload);
         status = aggregates_committed(slot->aggregates, index, payload, applied, batch, &fault);
@@ -112,16 +141,16 @@ static void effect_apply(void *context, struct partition *partition, uint64_t in
 }
 
 /* Tell those who most likely get commands for it. */
-static void announce(struct slot *slot, uint64_t term)
+static void announce(struct slot *slot)
 {
     struct engine *engine = slot->engine;
-    const struct founding *founding = engine->settings.founding;
-    struct owner_note note = {slot->id, engine->settings.node_id, term};
+    struct owner_note note;
 
-    (void)slot_route(slot, note.owner, term);
-    for (size_t i = 0; i < founding->founder_count; i++)
-        if (founding->founders[i].node_id != note.owner)
-            frame_add_owner(engine_outbox(engine, founding->founders[i].node_id), &note);
+    slot_note(slot, &note);
+    (void)slot_route(slot, &note);
+    slot->announced_index = note.configuration_index;
+    for (size_t i = 0; i < engine->peer_count; i++)
+        tell_owned(engine, slot, engine->peers[i]);
 }
 
 static void effect_ownership(void *context, struct partition *partition, bool owner)
@@ -139,8 +168,7 @@ static void effect_ownership(void *context, struct partition *partition, bool ow
     if (owner) {
         slot->transfer_after = engine->moment.now_ms + BALANCE_SETTLE_MS;
         aggregates_own(slot->aggregates, &view.applied);
-        if (slot->id < engine_partitions(engine))
-            announce(slot, view.term);
+        announce(slot);
         engine->rescan = true;
     } else {
         clear_route(slot);
@@ -189,6 +217,31 @@ static enum status effect_submit_placement(void *context, struct blob *payload)
     uint64_t index;
 
     return effect_submit(context, payload, &index);
+}
+
+static void effect_look(void *context, struct arena *arena, struct plan_view *view)
+{
+    struct slot *slot = context;
+    struct engine *engine = slot->engine;
+    struct owner_note *notes = arena_take(arena, engine->slot_count * sizeof *notes);
+
+    for (uint32_t p = 0; p < engine->slot_count; p++) {
+        if (engine->slots[p].partition != NULL && partition_is_owner(engine->slots[p].partition))
+            slot_note(&engine->slots[p], &notes[p]);
+        else
+            engine->effects.known(engine->effects.context, p, &notes[p]);
+        if (notes[p].owner == 0)
+            notes[p].voters.count = 0;
+    }
+    view->notes = notes;
+    view->members = engine->effects.members(engine->effects.context, arena, &view->member_count);
+}
+
+static void effect_placed(void *context, const struct placement *placement)
+{
+    struct engine *engine = ((struct slot *)context)->engine;
+
+    placed_adopt(engine, placement);
 }
 
 static void effect_answer(void *context, struct admitted *command, const struct outcome *outcome,
@@ -267,27 +320,23 @@ static uint64_t effect_applied_index(void *context)
 enum status slot_open_system(struct slot *slot, struct fault *fault)
 {
     struct engine *engine = slot->engine;
-    struct system_settings settings = {(uint16_t)slot->id, engine->settings.founding};
-    struct system_effects effects = {slot, effect_submit_placement};
-    enum status status;
+    struct system_settings settings = {(uint16_t)slot->id, engine->settings.founding,
+                                       engine->settings.placement, engine->settings.planner};
+    struct system_effects effects = {slot, effect_submit_placement, effect_look, effect_placed};
 
     system_free(slot->system);
     slot->system = NULL;
-    status = system_new(&slot->system, &settings, &effects, engine->store, fault);
-    if (status == STATUS_OK)
-        engine->effects.placement(engine->effects.context, system_version(slot->system));
-    return status;
+    return system_new(&slot->system, &settings, &effects, engine->store, fault);
 }
 
-enum status slot_open(struct slot *slot, struct fault *fault)
+enum status slot_open(struct slot *slot, enum slot_origin origin, struct fault *fault)
 {
     struct engine *engine = slot->engine;
     const struct engine_settings *given = &engine->settings;
     struct partition_settings settings = {
         .id = (uint16_t)slot->id,
         .node_id = given->node_id,
-        .replicas = slot->set->replicas,
-        .replica_count = slot->set->count,
+        .founders = origin == SLOT_JOINS ? NULL : &slot->target,
         .election_ms = given->election_ms,
         .heartbeat_ms = given->heartbeat_ms,
         .disk_reserve_mib = given->disk_reserve_mib,
@@ -340,4 +389,7 @@ void slot_close(struct slot *slot)
     aggregates_free(slot->aggregates);
     system_free(slot->system);
     partition_free(slot->partition);
+    slot->aggregates = NULL;
+    slot->system = NULL;
+    slot->partition = NULL;
 }

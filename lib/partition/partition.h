@@ -29,8 +29,8 @@ struct turn {
 struct partition_settings {
     uint16_t id;
     uint64_t node_id;
-    const uint64_t *replicas; /* the first is the preferred owner */
-    size_t replica_count;
+    /* Who founds it; NULL: it joins, and its leader brings the log or the range. */
+    const struct replica_set *founders;
     unsigned election_ms;
     unsigned heartbeat_ms;
     uint16_t disk_reserve_mib;   /* with less on most replicas nothing is submitted; 0 for no limit */
@@ -61,7 +61,16 @@ struct partition_effects {
     void (*failed)(void *context, struct partition *partition, const struct fault *fault);
 };
 
-/* Load the replica from the store, or found it there. */
+/* What this node's store holds of a partition. */
+enum partition_trace {
+    PARTITION_UNKNOWN, /* nothing ever */
+    PARTITION_EMPTY,   /* a replica that was to join, or was dropped; what it may have voted is kept */
+    PARTITION_HELD,
+};
+MUST_USE enum status partition_trace(struct store *store, uint16_t id, enum partition_trace *trace,
+                                     struct fault *fault);
+
+/* Load the replica from the store, or found it there, or begin to join. */
 MUST_USE enum status partition_new(struct partition **out,
                                    const struct partition_settings *settings,
                                    const struct partition_effects *effects, struct store *store,
@@ -98,6 +107,18 @@ MUST_USE enum status partition_repair(struct partition *partition, const struct 
 /* Hand leadership to another replica (0: the best one). */
 MUST_USE enum status partition_transfer(struct partition *partition, uint64_t to,
                                         const struct turn *turn);
+enum replica_change {
+    REPLICA_ADD,     /* as a standby: it gets the log, and counts in no majority */
+    REPLICA_PROMOTE, /* a standby becomes a voter */
+    REPLICA_REMOVE,
+};
+/* Change who holds the partition by one replica; partition_configuration() tells when it is done.
+ * UNAVAILABLE while another change is under way. */
+MUST_USE enum status partition_change(struct partition *partition, enum replica_change change,
+                                      uint64_t node_id, const struct turn *turn);
+/* Delete all that this replica holds but its vote; the object is of no use afterwards. Not while it
+ * installs a range. Others must hold the partition: the caller knows that this node's replica is removed. */
+void partition_drop(struct partition *partition, const struct turn *turn);
 
 /* ---- what it knows ---- */
 
@@ -118,6 +139,16 @@ struct partition_view {
 struct partition_view partition_view(const struct partition *partition);
 uint64_t partition_stored_index(const struct partition *partition);
 bool partition_is_owner(const struct partition *partition);
+struct partition_configuration {
+    uint64_t index; /* of its log entry; 0: none is known yet */
+    struct replica_set voters;
+    struct replica_set standbys;
+    bool changing; /* a newer one isn't committed yet */
+    struct replica_set newest_voters; /* of that one: their majority counts already */
+};
+/* Who holds the partition, as far as this replica knows it to be committed. */
+void partition_configuration(const struct partition *partition,
+                             struct partition_configuration *configuration);
 /* True when the other replica has (nearly) all of this leader's log and answers. */
 bool partition_replica_current(const struct partition *partition, uint64_t replica);
 

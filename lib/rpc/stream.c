@@ -120,6 +120,19 @@ static void start_end(struct rpc_stream *s)
     start(s, &s->end, &op, 1);
 }
 
+static void drop_queue(struct rpc_stream *s)
+{
+    while (s->first != NULL) {
+        struct queued *next = s->first->next;
+
+        grpc_byte_buffer_destroy(s->first->message);
+        free(s->first);
+        s->first = next;
+    }
+    s->last = NULL;
+    s->pending = 0;
+}
+
 static void start_write(struct rpc_stream *s)
 {
     grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
@@ -127,6 +140,10 @@ static void start_write(struct rpc_stream *s)
 
     if (s->writing || s->end_sent)
         return;
+    if (!s->server && s->final_done) { /* the call is over, and `closed` told: its queue may be gone */
+        drop_queue(s);
+        return;
+    }
     if (queued == NULL) {
         if (s->finishing)
             start_end(s);
@@ -142,19 +159,6 @@ static void start_write(struct rpc_stream *s)
     start(s, &s->write, &op, 1);
     grpc_byte_buffer_destroy(queued->message); /* the operation has its own reference */
     free(queued);
-}
-
-static void drop_queue(struct rpc_stream *s)
-{
-    while (s->first != NULL) {
-        struct queued *next = s->first->next;
-
-        grpc_byte_buffer_destroy(s->first->message);
-        free(s->first);
-        s->first = next;
-    }
-    s->last = NULL;
-    s->pending = 0;
 }
 
 /* ---- completions ---- */

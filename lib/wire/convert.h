@@ -17,6 +17,9 @@ struct snapshot snapshot_from(const Cairn__V1__Snapshot *message);
 
 enum status founding_from(struct founding *founding, struct arena *arena,
                           const Cairn__Store__V1__Founding *message, struct fault *fault);
+enum status placement_from(struct placement *placement, struct arena *arena,
+                           const Cairn__Store__V1__Placement *message, struct fault *fault);
+void put_replicas(struct buffer *out, unsigned field, const struct replica_set *set);
 enum status log_start_from(const Cairn__V1__LogStart *message, struct log_start *start, struct fault *fault);
 enum status event_filter_from(struct arena *arena, const Cairn__V1__EventFilter *message,
                               struct event_filter *filter, struct fault *fault);

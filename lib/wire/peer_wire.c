@@ -14,6 +14,7 @@ static void put_hello(struct buffer *out, unsigned field, const struct hello *he
     put_u64(out, 6, hello->protocol_min);
     put_u64(out, 7, hello->protocol_max);
     put_fixed64(out, 8, hello->target_id);
+    put_bytes(out, 9, hello->replaces);
     put_end(out, begun);
 }
 
@@ -31,6 +32,7 @@ static struct hello hello_from(const Cairn__Peer__V1__Hello *message)
         .protocol_min = message->protocol_min,
         .protocol_max = message->protocol_max,
         .target_id = message->target_id,
+        .replaces = from_text(message->replaces),
     };
 }
 
@@ -103,6 +105,10 @@ void frame_add_owner(struct buffer *out, const struct owner_note *note)
     put_u64(out, 1, note->partition);
     put_fixed64(out, 2, note->owner);
     put_u64(out, 3, note->epoch);
+    put_replicas(out, 4, &note->voters);
+    put_replicas(out, 5, &note->standbys);
+    put_u64(out, 6, note->configuration_index);
+    put_u64(out, 7, note->placement_version);
     put_end(out, begun);
 }
 
@@ -145,7 +151,30 @@ void frame_add_execute_result(struct buffer *out, const struct remote_execute *r
     put_end(out, begun);
 }
 
+void frame_add_placement(struct buffer *out, const struct placement *placement)
+{
+    size_t begun = put_begin(out, 10);
+
+    wire_placement_pack(out, placement);
+    put_end(out, begun);
+}
+
+void frame_add_placement_wanted(struct buffer *out, uint64_t version)
+{
+    put_u64(out, 11, version + 1);
+}
+
 #define TAKE(arena, array, count) ((array) = arena_take(arena, (count) * sizeof *(array)))
+
+static bool replicas_from(struct replica_set *to, const uint64_t *ids, size_t count)
+{
+    to->count = count;
+    if (count > REPLICAS_MAX)
+        return false;
+    if (count > 0)
+        memcpy(to->replicas, ids, count * sizeof *ids);
+    return true;
+}
 
 static enum status replica_message_from(struct replica_message *to, struct arena *arena,
                                         const Cairn__Peer__V1__ReplicaMessage *from,
@@ -222,9 +251,20 @@ enum status frame_decode(struct bytes packed, struct arena *arena, struct frame 
     }
     TAKE(arena, frame->owners, in->n_owners);
     frame->owner_count = in->n_owners;
-    for (size_t i = 0; i < in->n_owners; i++)
-        frame->owners[i] = (struct owner_note){in->owners[i]->partition, in->owners[i]->owner,
-                                               in->owners[i]->epoch};
+    for (size_t i = 0; i < in->n_owners; i++) {
+        const Cairn__Peer__V1__OwnerNote *o = in->owners[i];
+
+        frame->owners[i] = (struct owner_note){.partition = o->partition,
+                                               .owner = o->owner,
+                                               .epoch = o->epoch,
+                                               .configuration_index = o->configuration_index,
+                                               .placement_version = o->placement_version};
+        if (!replicas_from(&frame->owners[i].voters, o->voters, o->n_voters) ||
+            !replicas_from(&frame->owners[i].standbys, o->standbys, o->n_standbys))
+            return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                             "an owner's note names %zu voters and %zu standbys", o->n_voters,
+                             o->n_standbys);
+    }
     TAKE(arena, frame->read_requests, in->n_read_index_requests);
     frame->read_request_count = in->n_read_index_requests;
     for (size_t i = 0; i < in->n_read_index_requests; i++)
@@ -253,7 +293,11 @@ enum status frame_decode(struct bytes packed, struct arena *arena, struct frame 
         frame->execute_results[i] =
             (struct remote_execute){in->execute_results[i]->request_id, 0,
                                     from_data(in->execute_results[i]->result)};
-    return STATUS_OK;
+    frame->placement_wanted = in->placement_wanted;
+    frame->has_placement = in->n_placements > 0;
+    return in->n_placements == 0
+               ? STATUS_OK
+               : placement_from(&frame->placement, arena, in->placements[in->n_placements - 1], fault);
 }
 
 void wire_welcome_pack(struct buffer *out, const char *refusal, uint64_t node_id,
@@ -308,6 +352,11 @@ void gossip_add_swim(struct buffer *out, const struct swim_message *message)
             put_bytes_always(out, 6, state->handlers[j]);
         put_u64(out, 7, state->unfounded);
         put_fixed64(out, 8, state->accuser);
+        put_bytes(out, 9, state->zone);
+        put_u64(out, 10, state->capacity);
+        put_u64(out, 11, state->protocol_min);
+        put_u64(out, 12, state->protocol_max);
+        put_bytes(out, 13, state->replaces);
         put_end(out, update);
     }
     put_end(out, begun);
@@ -334,7 +383,8 @@ static enum status member_state_from(struct member_state *to, struct arena *aren
 
     if (from->status < MEMBER_ALIVE || from->status > MEMBER_LEFT || from->node_id == 0 ||
         strlen(from->name) > NAME_BYTES_MAX || strlen(from->address) > ADDRESS_BYTES_MAX ||
-        from->n_handlers > HANDLER_TYPES_MAX)
+        from->n_handlers > HANDLER_TYPES_MAX || strlen(from->zone) > ZONE_BYTES_MAX ||
+        from->capacity > CAPACITY_MAX || strlen(from->replaces) > NAME_BYTES_MAX)
         return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
                          "gossip about member %016llx is out of bounds",
                          (unsigned long long)from->node_id);
@@ -351,6 +401,11 @@ static enum status member_state_from(struct member_state *to, struct arena *aren
         .handler_count = from->n_handlers,
         .unfounded = from->unfounded,
         .accuser = from->accuser,
+        .zone = from_text(from->zone),
+        .capacity = from->capacity,
+        .protocol_min = from->protocol_min,
+        .protocol_max = from->protocol_max,
+        .replaces = from_text(from->replaces),
     };
     return STATUS_OK;
 }

@@ -313,6 +313,45 @@ enum status wire_identity_decode(struct bytes packed, struct arena *arena,
     return STATUS_OK;
 }
 
+void put_replicas(struct buffer *out, unsigned field, const struct replica_set *set)
+{
+    size_t packed;
+
+    if (set->count == 0)
+        return;
+    packed = put_begin(out, field);
+    for (size_t i = 0; i < set->count; i++)
+        buffer_add(out, &set->replicas[i], 8); /* fixed64 is little-endian */
+    put_end(out, packed);
+}
+
+static void put_sets(struct buffer *out, unsigned field, const struct replica_set *sets, size_t count)
+{
+    for (size_t i = 0; i < count; i++) {
+        size_t begun = put_begin(out, field);
+
+        put_replicas(out, 1, &sets[i]);
+        put_end(out, begun);
+    }
+}
+
+static enum status sets_from(struct replica_set **sets, size_t *set_count, struct arena *arena,
+                             Cairn__Store__V1__ReplicaSet **from, size_t count, struct fault *fault)
+{
+    *sets = arena_take(arena, count * sizeof **sets);
+    *set_count = count;
+    for (size_t i = 0; i < count; i++) {
+        size_t replicas = from[i]->n_replicas;
+
+        if (replicas == 0 || replicas > REPLICAS_MAX)
+            return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                             "partition %zu has a replica set of %zu", i, replicas);
+        (*sets)[i].count = replicas;
+        memcpy((*sets)[i].replicas, from[i]->replicas, replicas * 8);
+    }
+    return STATUS_OK;
+}
+
 void wire_founding_pack(struct buffer *out, const struct founding *founding)
 {
     put_bytes(out, 1, founding->cluster_id);
@@ -328,15 +367,7 @@ void wire_founding_pack(struct buffer *out, const struct founding *founding)
         put_bytes(out, 3, founding->founders[i].address);
         put_end(out, begun);
     }
-    for (size_t i = 0; i < founding->set_count; i++) {
-        size_t begun = put_begin(out, 7);
-        size_t packed = put_begin(out, 1);
-
-        for (size_t j = 0; j < founding->sets[i].count; j++)
-            buffer_add(out, &founding->sets[i].replicas[j], 8); /* fixed64 is little-endian */
-        put_end(out, packed);
-        put_end(out, begun);
-    }
+    put_sets(out, 7, founding->sets, founding->set_count);
     put_u64(out, 8, founding->complete);
 }
 
@@ -357,24 +388,14 @@ enum status founding_from(struct founding *founding, struct arena *arena,
         .replication_factor = message->replication_factor,
         .founders = arena_take(arena, message->n_founders * sizeof(struct founder)),
         .founder_count = message->n_founders,
-        .sets = arena_take(arena, message->n_replica_sets * sizeof(struct replica_set)),
-        .set_count = message->n_replica_sets,
         .complete = message->complete,
     };
     for (size_t i = 0; i < message->n_founders; i++)
         founding->founders[i] = (struct founder){message->founders[i]->node_id,
                                                  from_text(message->founders[i]->name),
                                                  from_text(message->founders[i]->address)};
-    for (size_t i = 0; i < message->n_replica_sets; i++) {
-        size_t count = message->replica_sets[i]->n_replicas;
-
-        if (count == 0 || count > REPLICAS_MAX)
-            return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
-                             "a founding record has a replica set of %zu", count);
-        founding->sets[i].count = count;
-        memcpy(founding->sets[i].replicas, message->replica_sets[i]->replicas, count * 8);
-    }
-    return STATUS_OK;
+    return sets_from(&founding->sets, &founding->set_count, arena, message->replica_sets,
+                     message->n_replica_sets, fault);
 }
 
 enum status wire_founding_decode(struct bytes packed, struct arena *arena,
@@ -388,12 +409,65 @@ enum status wire_founding_decode(struct bytes packed, struct arena *arena,
 
 void wire_placement_pack(struct buffer *out, const struct placement *placement)
 {
-    size_t begun;
-
     put_u64(out, 1, placement->version);
-    begun = put_begin(out, 2);
-    wire_founding_pack(out, &placement->record);
-    put_end(out, begun);
+    put_bytes(out, 2, placement->cluster_id);
+    put_bytes(out, 3, placement->cluster_name);
+    put_u64(out, 4, placement->partition_count);
+    put_u64(out, 5, placement->replication_factor);
+    for (size_t i = 0; i < placement->member_count; i++) {
+        const struct placed_member *member = &placement->members[i];
+        size_t begun = put_begin(out, 6);
+
+        put_fixed64(out, 1, member->node_id);
+        put_bytes(out, 2, member->name);
+        put_bytes(out, 3, member->zone);
+        put_u64(out, 4, member->capacity);
+        put_u64(out, 5, member->state);
+        put_end(out, begun);
+    }
+    put_sets(out, 7, placement->sets, placement->set_count);
+    put_u64(out, 8, placement->moves_at_once);
+    put_u64(out, 9, placement->transfer_bytes);
+    put_u64(out, 10, placement->grace_ms);
+}
+
+enum status placement_from(struct placement *placement, struct arena *arena,
+                           const Cairn__Store__V1__Placement *message, struct fault *fault)
+{
+    if (message->version == 0 || message->n_members > MEMBERS_MAX ||
+        message->partition_count > PARTITIONS_MAX ||
+        message->n_replica_sets != (size_t)message->partition_count + 1)
+        return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                         "a placement of version %llu has %zu members and %zu replica sets for %u partitions",
+                         (unsigned long long)message->version, message->n_members,
+                         message->n_replica_sets, message->partition_count);
+    *placement = (struct placement){
+        .version = message->version,
+        .cluster_id = from_text(message->cluster_id),
+        .cluster_name = from_text(message->cluster_name),
+        .partition_count = message->partition_count,
+        .replication_factor = message->replication_factor,
+        .members = arena_take(arena, message->n_members * sizeof(struct placed_member)),
+        .member_count = message->n_members,
+        .moves_at_once = message->moves_at_once,
+        .transfer_bytes = message->transfer_bytes,
+        .grace_ms = message->grace_ms,
+    };
+    for (size_t i = 0; i < message->n_members; i++) {
+        const Cairn__Store__V1__PlacedMember *from = message->members[i];
+
+        if (from->node_id == 0 || from->state < PLACED_MEMBER || from->state > PLACED_REMOVED ||
+            strlen(from->name) > NAME_BYTES_MAX || strlen(from->zone) > ZONE_BYTES_MAX ||
+            from->capacity == 0 || from->capacity > CAPACITY_MAX)
+            return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
+                             "member %016llx of a placement is out of bounds",
+                             (unsigned long long)from->node_id);
+        placement->members[i] = (struct placed_member){from->node_id, from_text(from->name),
+                                                       from_text(from->zone), from->capacity,
+                                                       (enum placed_state)from->state};
+    }
+    return sets_from(&placement->sets, &placement->set_count, arena, message->replica_sets,
+                     message->n_replica_sets, fault);
 }
 
 enum status wire_placement_decode(struct bytes packed, struct arena *arena,
@@ -402,11 +476,5 @@ enum status wire_placement_decode(struct bytes packed, struct arena *arena,
     Cairn__Store__V1__Placement *message = wire_unpack(
         &cairn__store__v1__placement__descriptor, packed, arena, "placement", fault);
 
-    if (message == NULL)
-        return STATUS_INVALID;
-    if (message->version == 0 || message->record == NULL)
-        return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE",
-                         "a placement has no version or no record");
-    placement->version = message->version;
-    return founding_from(&placement->record, arena, message->record, fault);
+    return message == NULL ? STATUS_INVALID : placement_from(placement, arena, message, fault);
 }

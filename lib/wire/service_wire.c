@@ -52,7 +52,7 @@ void wire_topology_pack(struct buffer *out, const struct topology *topology)
         put_end(out, inner);
     }
     for (size_t i = 0; i < topology->partition_count; i++) {
-        const struct topology_partition *partition = &topology->partitions[i];
+        const struct owner_note *partition = &topology->partitions[i];
         size_t inner = put_begin(out, 7);
         size_t packed;
 
@@ -60,8 +60,8 @@ void wire_topology_pack(struct buffer *out, const struct topology *topology)
         put_u64(out, 2, partition->owner);
         put_u64(out, 3, partition->epoch);
         packed = put_begin(out, 4);
-        for (size_t j = 0; j < partition->replica_count; j++)
-            put_varint(out, partition->replicas[j]);
+        for (size_t j = 0; j < partition->voters.count; j++)
+            put_varint(out, partition->voters.replicas[j]);
         put_end(out, packed);
         put_end(out, inner);
     }

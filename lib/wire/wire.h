@@ -517,10 +517,30 @@ void wire_founding_pack(struct buffer *out, const struct founding *founding);
 MUST_USE enum status wire_founding_decode(struct bytes packed, struct arena *arena,
                                           struct founding *founding, struct fault *fault);
 
-/* One version of who holds what. */
+enum placed_state { PLACED_MEMBER = 1, PLACED_DRAINING, PLACED_REMOVED };
+
+struct placed_member {
+    uint64_t node_id;
+    struct bytes name;
+    struct bytes zone;
+    uint32_t capacity;
+    enum placed_state state;
+};
+
+/* One version of who should hold what. */
 struct placement {
     uint64_t version;
-    struct founding record;
+    struct bytes cluster_id;
+    struct bytes cluster_name;
+    uint32_t partition_count;
+    uint32_t replication_factor;
+    struct placed_member *members;
+    size_t member_count;
+    struct replica_set *sets; /* partition_count of them, then the system partition's */
+    size_t set_count;
+    uint32_t moves_at_once;
+    uint64_t transfer_bytes;
+    uint64_t grace_ms;
 };
 void wire_placement_pack(struct buffer *out, const struct placement *placement);
 MUST_USE enum status wire_placement_decode(struct bytes packed, struct arena *arena,
@@ -538,12 +558,7 @@ struct topology_member {
     size_t handler_count;
 };
 
-struct topology_partition {
-    uint64_t owner;
-    uint64_t epoch;
-    const uint64_t *replicas;
-    size_t replica_count;
-};
+struct owner_note;
 
 struct topology {
     struct bytes cluster_id;
@@ -551,7 +566,7 @@ struct topology {
     uint32_t replication_factor;
     const struct topology_member *members;
     size_t member_count;
-    const struct topology_partition *partitions;
+    const struct owner_note *partitions;
     size_t partition_count;
     uint64_t node_id;
 };
@@ -572,6 +587,7 @@ struct hello {
     uint32_t protocol_min;
     uint32_t protocol_max;
     uint64_t target_id;
+    struct bytes replaces;
 };
 
 enum replica_message_type {
@@ -627,6 +643,10 @@ struct owner_note {
     uint32_t partition;
     uint64_t owner;
     uint64_t epoch;
+    struct replica_set voters; /* none: the sender doesn't know */
+    struct replica_set standbys;
+    uint64_t configuration_index;
+    uint64_t placement_version; /* the system partition's only */
 };
 
 struct read_index {
@@ -662,6 +682,9 @@ struct frame {
     size_t execute_count;
     struct remote_execute *execute_results;
     size_t execute_result_count;
+    bool has_placement;
+    struct placement placement;
+    uint64_t placement_wanted; /* plus one; 0 for not */
 };
 
 /* A frame is built by adding parts to a buffer, in any order. */
@@ -674,6 +697,8 @@ void frame_add_read_request(struct buffer *out, const struct read_index *request
 void frame_add_read_result(struct buffer *out, const struct read_index *result);
 void frame_add_execute(struct buffer *out, const struct remote_execute *execute);
 void frame_add_execute_result(struct buffer *out, const struct remote_execute *result);
+void frame_add_placement(struct buffer *out, const struct placement *placement);
+void frame_add_placement_wanted(struct buffer *out, uint64_t version);
 MUST_USE enum status frame_decode(struct bytes packed, struct arena *arena, struct frame *frame,
                                   struct fault *fault);
 
@@ -698,6 +723,11 @@ struct member_state {
     size_t handler_count;
     bool unfounded;
     uint64_t accuser; /* who suspects it */
+    struct bytes zone;
+    uint32_t capacity;
+    uint32_t protocol_min;
+    uint32_t protocol_max;
+    struct bytes replaces; /* the name of the dead member whose place it takes */
 };
 
 enum swim_message_type {

@@ -4,7 +4,7 @@
 const char *const fault_names[FAULT_KINDS] = {
     "crash",    "power-cut", "pause",     "cut",        "one-way-cut", "loss",     "duplicates", "delay",
     "slow-disk", "bad-disk",  "lost-disk", "clock-jump", "workers",     "transfer", "reset",
-    "drain",     "full-disk", "bit-rot",
+    "drain",    "full-disk", "bit-rot",   "join",       "replace",     "leave",
 };
 
 static const struct {
@@ -24,6 +24,9 @@ static const struct {
     {"ownership", 1U << FAULT_TRANSFER | 1U << FAULT_CUT | 1U << FAULT_PAUSE | 1U << FAULT_CRASH},
     {"rot", 1U << FAULT_BIT_ROT | 1U << FAULT_CRASH | 1U << FAULT_TRANSFER | 1U << FAULT_PAUSE |
                 1U << FAULT_CUT},
+    {"placement", 1U << FAULT_JOIN | 1U << FAULT_REPLACE | 1U << FAULT_LEAVE | 1U << FAULT_CRASH |
+                      1U << FAULT_PAUSE | 1U << FAULT_CUT | 1U << FAULT_TRANSFER | 1U << FAULT_RESET |
+                      1U << FAULT_DELAY},
     {"rolling", 1U << FAULT_DRAIN | 1U << FAULT_TRANSFER | 1U << FAULT_WORKERS | 1U << FAULT_SLOW_DISK |
                     1U << FAULT_FULL_DISK},
 };
@@ -63,6 +66,7 @@ void faults_plan(struct world *w)
     size_t count;
     int lost = 0;
     int rotten = -1;
+    int left = 0;
     bool many;
 
     for (size_t i = 0; i < COUNT_OF(scenarios); i++)
@@ -91,9 +95,16 @@ void faults_plan(struct world *w)
                 continue; /* a sound copy is left */
             rotten = f->node = rotten >= 0 ? rotten : f->node;
         }
-        if (f->kind == FAULT_LOST_DISK && rotten >= 0)
+        if ((f->kind == FAULT_LOST_DISK || f->kind == FAULT_REPLACE) && rotten >= 0)
             continue;
-        lost = f->kind == FAULT_LOST_DISK ? w->node_count : lost;
+        if ((f->kind == FAULT_REPLACE && (w->node_count < 3 || lost > 0)) ||
+            (f->kind == FAULT_LEAVE && (left > 0 || w->node_count < 3)))
+            continue; /* one disk at a time, and nobody leaves when too few stay */
+        if (w->node_count < 5 && ((f->kind == FAULT_LEAVE && lost > 0) ||
+                                  ((f->kind == FAULT_LOST_DISK || f->kind == FAULT_REPLACE) && left > 0)))
+            continue;
+        left += f->kind == FAULT_LEAVE;
+        lost = f->kind == FAULT_LOST_DISK || f->kind == FAULT_REPLACE ? w->node_count : lost;
         w->fault_count++;
     }
 }
@@ -117,6 +128,53 @@ static void crash_for(struct node *n, uint64_t length_ms, const char *why)
         return;
     node_crash(n, why);
     world_at(n->world, n->world->now_us + length_ms * 1000, EVENT_RESTART, n->index, 0, NULL);
+}
+
+static void lose(struct node *n)
+{
+    if (n->alive)
+        node_crash(n, "its disk is lost");
+    n->lost = true;
+}
+
+/* Whoever owns the system partition takes it. */
+static bool order(struct world *w, const struct placement_order *what)
+{
+    for (int i = 0; i < w->node_count; i++)
+        if (node_order(&w->nodes[i], what))
+            return true;
+    return false;
+}
+
+static bool holds_nothing(const struct node *n)
+{
+    for (uint32_t p = 0; p <= PARTITIONS; p++)
+        if (engine_replica(n->engine, p) != NULL)
+            return false;
+    return true;
+}
+
+/* The next step of a node that leaves: drain, wait, stop, remove; or of one whose place another takes. */
+void fault_leaving(struct world *w, struct node *n)
+{
+    struct placement_order what = {.kind = ORDER_DRAIN, .node_id = n->id, .force = true};
+
+    if (n->lost && !n->leaving) {
+        for (int i = w->founder_count; i < w->node_count; i++)
+            if (w->nodes[i].replaces == n->index)
+                return;
+        (void)world_add_node(w, n->index);
+        return;
+    }
+    if (n->lost)
+        what.kind = ORDER_REMOVE;
+    if (order(w, &what) && n->lost)
+        return;
+    if (n->alive && n->placement_version > 0 && holds_nothing(n)) {
+        node_crash(n, "drained for good");
+        n->lost = true;
+    }
+    world_at(w, w->now_us + 300000, EVENT_LEAVING, -1, (uint64_t)n->index, NULL);
 }
 
 void fault_begin(struct world *w, struct planned_fault *f)
@@ -162,9 +220,7 @@ void fault_begin(struct world *w, struct planned_fault *f)
         n->disk_bad = true;
         break;
     case FAULT_LOST_DISK:
-        if (n->alive)
-            node_crash(n, "its disk is lost");
-        n->lost = true;
+        lose(n);
         break;
     case FAULT_CLOCK_JUMP:
         n->wall_jump_ms += f->node % 2 == 0 ? (int64_t)f->amount : -(int64_t)f->amount;
@@ -188,6 +244,19 @@ void fault_begin(struct world *w, struct planned_fault *f)
         break;
     case FAULT_BIT_ROT:
         node_rot(n, (uint16_t)(f->other % PARTITIONS), f->amount);
+        break;
+    case FAULT_JOIN:
+        (void)world_add_node(w, -1);
+        break;
+    case FAULT_REPLACE:
+        lose(n);
+        world_at(w, w->now_us + f->length_ms * 1000, EVENT_LEAVING, -1, (uint64_t)f->node, NULL);
+        break;
+    case FAULT_LEAVE:
+        if (!n->lost) {
+            n->leaving = true;
+            world_at(w, w->now_us + 1000, EVENT_LEAVING, -1, (uint64_t)f->node, NULL);
+        }
         break;
     case FAULT_KINDS:
         break;
@@ -221,7 +290,7 @@ void fault_end(struct world *w, struct planned_fault *f)
         w->workers_faulty = false;
         break;
     case FAULT_DRAIN: /* what it had is with others, or not: then it stops */
-        if (n->alive && !w->healed) {
+        if (n->alive) {
             node_crash(n, "drained");
             world_at(w, w->now_us + 200000, EVENT_RESTART, n->index, 0, NULL);
         }

@@ -179,7 +179,7 @@ static int run_many(const struct settings *s)
     printf("events %llu, packets %llu (lost %llu, twice %llu), writes %llu (torn %llu), answers %llu, reads "
            "%llu, retries %llu, repeats %llu, rejections %llu, refusals %llu, ownerships %llu, "
            "ranges %llu, executions %llu, snapshots %llu, forwarded %llu, resent %llu, disk full %llu, "
-           "rotten %llu, repairs %llu, subscriptions %llu, delivered %llu, processed %llu, published %llu\n"
+           "rotten %llu, repairs %llu, subscriptions %llu, delivered %llu, processed %llu, published %llu, placements %llu\n"
            "faults:",
            (unsigned long long)sum.events, (unsigned long long)sum.packets,
            (unsigned long long)sum.lost, (unsigned long long)sum.duplicated,
@@ -193,7 +193,7 @@ static int run_many(const struct settings *s)
            (unsigned long long)sum.full, (unsigned long long)sum.rotten,
            (unsigned long long)sum.repairs, (unsigned long long)sum.subscriptions,
            (unsigned long long)sum.delivered, (unsigned long long)sum.processed,
-           (unsigned long long)sum.published);
+           (unsigned long long)sum.published, (unsigned long long)sum.placements);
     for (int i = 0; i < FAULT_KINDS; i++)
         printf(" %s %llu", fault_names[i], (unsigned long long)sum.faults[i]);
     printf("\n");
@@ -217,7 +217,7 @@ static void usage(FILE *out)
     fputs("cairn-sim: a cluster in one thread, from one seed\n\n"
           "  --seed S        the seed, or the first of them (default 1)\n"
           "  --scenario NAME all, calm, crashes, network, disks, clocks, workers,\n"
-          "                  elections, ownership, rolling, rot\n"
+          "                  elections, ownership, rolling, rot, placement\n"
           "  --runs N        N seeds, on all cores; stops at the first that breaks a promise\n"
           "  --jobs N        processes for --runs (default: the cores)\n"
           "  --minimize      leave out the faults that aren't needed to break it\n"

@@ -423,19 +423,51 @@ static void effect_stored(void *context, uint32_t partition)
     pipes_stored(n, partition);
 }
 
-static void effect_route(void *context, uint32_t partition, uint64_t owner, uint64_t epoch)
+static void effect_route(void *context, const struct owner_note *note)
 {
     struct node *n = context;
 
-    if (owner == n->id)
-        world_note(n->world, "node %d owns partition %u in term %llu", n->index, partition,
-                   (unsigned long long)epoch);
+    if (note->owner == n->id && (n->known[note->partition].owner != n->id ||
+                                 n->known[note->partition].epoch != note->epoch))
+        world_note(n->world, "node %d owns partition %u in term %llu", n->index, note->partition,
+                   (unsigned long long)note->epoch);
+    n->known[note->partition] = *note;
 }
 
-static void effect_placement(void *context, uint64_t version)
+static void effect_known(void *context, uint32_t partition, struct owner_note *note)
+{
+    *note = ((struct node *)context)->known[partition];
+}
+
+static const struct member_state *effect_members(void *context, struct arena *arena, size_t *count)
+{
+    const struct member_state *members;
+
+    (void)arena; /* nothing changes them before the turn ends */
+    *count = swim_members(((struct node *)context)->swim, &members);
+    return members;
+}
+
+static void effect_held(void *context, uint32_t partition, bool held)
 {
     struct node *n = context;
 
+    n->held[partition] = held;
+    world_note(n->world, "node %d %s partition %u", n->index, held ? "holds" : "holds no more", partition);
+}
+
+static void effect_placement(void *context, const struct placement *placement)
+{
+    struct node *n = context;
+    uint64_t version = placement->version;
+
+    n->world->figures.placements += version > n->placement_version;
+    for (size_t p = 0; n->world->verbose && p < placement->set_count; p++)
+        world_note(n->world, "node %d placement %llu partition %zu: %zu replicas %llx %llx %llx", n->index,
+                   (unsigned long long)version, p, placement->sets[p].count,
+                   (unsigned long long)placement->sets[p].replicas[0],
+                   (unsigned long long)(placement->sets[p].count > 1 ? placement->sets[p].replicas[1] : 0),
+                   (unsigned long long)(placement->sets[p].count > 2 ? placement->sets[p].replicas[2] : 0));
     if (version < n->placement_version)
         broken(n->world, 3, "node %d goes back to an older placement", n->index);
     n->placement_version = version;
@@ -479,23 +511,29 @@ static void on_member_changed(void *context, const struct member_state *member)
     (void)member;
 }
 
+const char *node_name(const struct node *n)
+{
+    static const char names[NODES_MAX][3] = {"n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8"};
+
+    return names[n->index];
+}
+
 static void join(struct node *n)
 {
+    static const char *const zones[] = {"east", "north", "west"};
     struct swim_settings settings = {0};
     struct swim_effects effects = {n, on_gossip_send, on_member_changed};
-    char name[3] = {'n', (char)('0' + n->index), 0};
 
     swim_settings_lan(&settings);
     settings.node_id = n->id;
-    settings.name = settings.address = name;
+    settings.name = settings.address = node_name(n);
+    settings.zone = n->world->zones == 0 ? "" : zones[(unsigned)n->index % n->world->zones];
+    settings.replaces = n->replaces < 0 ? "" : node_name(&n->world->nodes[n->replaces]);
     settings.seed = rng_next(&n->world->network_rng);
     n->swim = swim_new(&settings, &effects, n->now_ms);
-    for (int i = 0; i < n->world->node_count; i++) {
-        char other[3] = {'n', (char)('0' + i), 0};
-
+    for (int i = 0; i < n->world->node_count; i++)
         if (i != n->index)
-            swim_join(n->swim, other);
-    }
+            swim_join(n->swim, node_name(&n->world->nodes[i]));
 }
 
 void node_gossip(struct node *n, struct bytes packed)
@@ -534,6 +572,9 @@ static const struct engine_effects effects = {
     .committed = effect_committed,
     .stored = effect_stored,
     .route = effect_route,
+    .known = effect_known,
+    .members = effect_members,
+    .held = effect_held,
     .placement = effect_placement,
     .count = effect_count,
     .failed = effect_failed,
@@ -546,6 +587,8 @@ void node_start(struct node *n)
         .node_id = n->id,
         .count = 1,
         .founding = &w->founding,
+        .placement = {.moves_at_once = 2, .grace_ms = 3000},
+        .planner = {.settle_ms = 500},
         .election_ms = 300,
         .heartbeat_ms = 100,
         .disk_reserve_mib = DISK_RESERVE_MIB,
@@ -564,6 +607,8 @@ void node_start(struct node *n)
     n->life++;
     n->disk_busy = false;
     n->placement_version = 0;
+    memset(n->known, 0, sizeof n->known);
+    memset(n->held, 0, sizeof n->held);
     n->was_away = 0;
     memset(n->links, 0, sizeof n->links);
     memset(n->range_index, 0, sizeof n->range_index);
@@ -645,7 +690,7 @@ static void read_here(struct node *n, uint64_t op, uint32_t attempt)
 {
     struct world *w = n->world;
     uint16_t partition = w->ops[op].partition;
-    const struct replica_set *set = engine_set(n->engine, partition);
+    const struct replica_set *set = engine_voters(n->engine, partition);
     struct read_here *r;
 
     if (engine_replica(n->engine, partition) == NULL) {
@@ -894,6 +939,20 @@ void node_transfer(struct node *n, uint16_t partition)
     begin_turn(n);
     (void)!engine_transfer(n->engine, partition, 0);
     engine_end(n->engine);
+}
+
+bool node_order(struct node *n, const struct placement_order *order)
+{
+    uint64_t version;
+    struct fault fault;
+    enum status status;
+
+    if (!can_act(n))
+        return false;
+    begin_turn(n);
+    status = engine_order(n->engine, order, &version, &fault);
+    engine_end(n->engine);
+    return status == STATUS_OK;
 }
 
 void node_drain(struct node *n)

@@ -222,13 +222,26 @@ static bool on_disk(struct node *n, uint16_t partition, uint64_t index, uint64_t
     return there;
 }
 
+static size_t disks_with(struct world *w, const struct replica_set *set, const struct op *op)
+{
+    size_t have = 0;
+
+    for (size_t i = 0; i < set->count; i++)
+        for (int j = 0; j < w->node_count; j++)
+            if (w->ids[j] == set->replicas[i])
+                have += on_disk(&w->nodes[j], op->partition, op->index,
+                                *entry_at(&w->partitions[op->partition], op->index));
+    return have;
+}
+
+/* While a configuration is new, the majority of either counts: each two of them overlap. */
 void oracle_durable(struct node *n, const struct outcome *outcome)
 {
     struct world *w = n->world;
     size_t id = (size_t)number_behind(outcome->command_id);
     const struct op *op = &w->ops[id];
-    const struct replica_set *set = &w->sets[op->partition];
-    size_t have = 0;
+    struct partition_configuration configuration;
+    size_t have;
 
     if (id >= w->op_count) {
         broken(w, 4, "node %d answers a command that nobody sent", n->index);
@@ -239,14 +252,13 @@ void oracle_durable(struct node *n, const struct outcome *outcome)
                n->index, op - w->ops);
         return;
     }
-    for (size_t i = 0; i < set->count; i++)
-        for (int j = 0; j < w->node_count; j++)
-            if (w->ids[j] == set->replicas[i])
-                have += on_disk(&w->nodes[j], op->partition, op->index,
-                                *entry_at(&w->partitions[op->partition], op->index));
-    if (have * 2 <= set->count)
-        broken(w, 2, "node %d answers c%zd when %zu of %zu disks have it", n->index, op - w->ops,
-               have, set->count);
+    partition_configuration(engine_replica(n->engine, op->partition), &configuration);
+    have = disks_with(w, &configuration.voters, op);
+    if (have * 2 <= configuration.voters.count &&
+        disks_with(w, &configuration.newest_voters, op) * 2 <= configuration.newest_voters.count)
+        broken(w, 2, "node %d answers c%zd at index %llu of partition %u when %zu of %zu disks have it (configuration %llu)",
+               n->index, op - w->ops, (unsigned long long)op->index, op->partition, have, configuration.voters.count,
+               (unsigned long long)configuration.index);
 }
 
 void oracle_answered(struct world *w, struct op *op, const struct answer *answer)
@@ -306,6 +318,53 @@ static bool replicas_agree(struct world *w, uint16_t p)
     return true;
 }
 
+/* Who should hold each partition does, and nobody else. */
+static bool placed(const struct world *w, char *why, size_t room)
+{
+    const struct placement *newest = NULL;
+
+    for (int i = 0; i < w->node_count; i++) {
+        const struct placement *one = w->nodes[i].alive ? engine_placement(w->nodes[i].engine) : NULL;
+
+        if (one != NULL && (newest == NULL || one->version > newest->version))
+            newest = one;
+    }
+    for (uint16_t p = 0; newest != NULL && p <= PARTITIONS; p++)
+        for (int i = 0; i < w->node_count; i++) {
+            bool should = false;
+            bool removed = false;
+
+            for (size_t k = 0; k < newest->sets[p].count; k++)
+                should = should || newest->sets[p].replicas[k] == w->ids[i];
+            for (size_t k = 0; k < newest->member_count; k++)
+                removed = removed || (newest->members[k].node_id == w->ids[i] &&
+                                      newest->members[k].state == PLACED_REMOVED);
+            if (should && removed) {
+                snprintf(why, room, "node %d is removed and should still hold partition %u", i, p);
+                return false;
+            }
+            if (w->nodes[i].alive && should != (replica(w, i, p) != NULL)) {
+                snprintf(why, room, "node %d %s partition %u", i, should ? "lacks" : "still holds", p);
+                return false;
+            }
+            if (w->nodes[i].alive && should) {
+                struct partition_configuration c;
+                partition_configuration(replica(w, i, p), &c);
+                if (c.voters.count != newest->sets[p].count || c.standbys.count > 0) {
+                    snprintf(why, room, "node %d knows %zu voters and %zu standbys of partition %u", i,
+                             c.voters.count, c.standbys.count, p);
+                    return false;
+                }
+            }
+        }
+    for (int i = 0; i < w->node_count; i++)
+        if (w->nodes[i].leaving && !w->nodes[i].lost) {
+            snprintf(why, room, "node %d should be gone", i);
+            return false;
+        }
+    return newest != NULL;
+}
+
 /* Every node that is alive knows who owns each partition; else *who doesn't. */
 static bool owners_known(struct world *w, int *who)
 {
@@ -329,6 +388,8 @@ static bool owners_known(struct world *w, int *who)
 
 bool oracle_settled(struct world *w)
 {
+    char why[100];
+
     if (!w->healed || w->open_ops > 0)
         return false;
     for (int i = 0; i < CLIENTS; i++)
@@ -337,7 +398,7 @@ bool oracle_settled(struct world *w)
     for (uint16_t p = 0; p < PARTITIONS; p++)
         if (!replicas_agree(w, p))
             return false;
-    return owners_known(w, NULL) && subscribers_settled(w) && group_settled(w);
+    return owners_known(w, NULL) && placed(w, why, sizeof why) && subscribers_settled(w) && group_settled(w);
 }
 
 static void compare_stores(struct world *w, struct node *a, struct node *b, uint16_t p)
@@ -409,6 +470,7 @@ static void check_stored(struct world *w, struct node *n, uint16_t p)
 void oracle_final(struct world *w)
 {
     int unknowing = 0;
+    char why[100] = "";
 
     for (int i = 0; i < CLIENTS; i++)
         if (w->clients[i].op >= 0)
@@ -417,6 +479,8 @@ void oracle_final(struct world *w)
     if (!owners_known(w, &unknowing))
         broken(w, 9, "node %d doesn't know an owner %llu s after the faults ended", unknowing,
                (unsigned long long)(w->now_us / 1000000 - 10));
+    if (!placed(w, why, sizeof why))
+        broken(w, 9, "%s %llu s after the faults ended", why, (unsigned long long)(w->now_us / 1000000 - 10));
     subscribers_final(w);
     group_final(w);
     for (uint16_t p = 0; p < PARTITIONS && w->broken_promise == 0; p++) {

@@ -21,6 +21,7 @@ struct pipe {
     uint32_t life;
     struct subscription *subscription;
     struct source *sources;
+    bool held[PARTITIONS]; /* read here */
 };
 
 static struct token_of cluster_of(const struct world *w)
@@ -36,7 +37,7 @@ bool node_answers(const struct node *n, uint32_t life)
 static void held_by(const struct node *n, bool held[PARTITIONS])
 {
     for (uint32_t p = 0; p < PARTITIONS; p++)
-        held[p] = engine_replica(n->engine, p) != NULL;
+        held[p] = n->held[p];
 }
 
 /* A replica that is found damaged is got anew; the consumer asks elsewhere. */
@@ -56,6 +57,7 @@ struct pipe *pipe_open(struct node *n, const struct subscription_settings *setti
 
     own.cluster = cluster_of(w);
     held_by(n, held);
+    memcpy(pipe->held, held, sizeof held);
     pipe->world = w;
     pipe->node = n->index;
     pipe->life = n->life;
@@ -105,7 +107,7 @@ void pipe_close(struct pipe *pipe)
 static void dial(struct pipe *pipe, struct source *source)
 {
     struct world *w = pipe->world;
-    const struct replica_set *set = &w->sets[source->partition];
+    const struct replica_set *set = engine_voters(w->nodes[pipe->node].engine, source->partition);
     uint64_t id = set->replicas[rng_below(&w->subscriber_rng, set->count)];
     struct subscription_settings settings = {.cluster = cluster_of(w), .credits = 16, .heartbeat_ms = 200};
     struct buffer token = {0};
@@ -115,7 +117,7 @@ static void dial(struct pipe *pipe, struct source *source)
 
     while (n->id != id)
         n++;
-    if (!node_answers(n, n->life) || w->cut[n->index][pipe->node] || w->cut[pipe->node][n->index])
+    if (!node_answers(n, n->life) || !n->held[source->partition] || w->cut[n->index][pipe->node] || w->cut[pipe->node][n->index])
         return;
     subscription_token(pipe->subscription, &token);
     settings.from = (struct log_start){.kind = START_TOKEN, .token = buffer_bytes(&token)};
@@ -149,7 +151,7 @@ static void pull(struct pipe *pipe, struct source *source)
         dial(pipe, source);
         return;
     }
-    if (!n->alive || n->life != source->life || w->cut[n->index][pipe->node] ||
+    if (!n->alive || n->life != source->life || !n->held[source->partition] || w->cut[n->index][pipe->node] ||
         rng_chance(&w->subscriber_rng, 10)) {
         hang_up(source);
         return;
@@ -189,6 +191,9 @@ bool pipe_next(struct pipe *pipe, struct buffer *message)
     uint32_t partition = 0;
     enum status status;
 
+    for (uint32_t p = 0; p < PARTITIONS; p++)
+        if (pipe->held[p] && !n->held[p])
+            return false; /* its replica moved away */
     for (struct source *source = pipe->sources; source != NULL && pipe->world->broken_promise == 0;
          source = source->next)
         pull(pipe, source);

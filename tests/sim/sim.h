@@ -17,7 +17,7 @@
 #include "wire/wire.h"
 
 enum {
-    NODES_MAX = 5,
+    NODES_MAX = 9,
     PARTITIONS = 3,
     AGGREGATES = 9,
     CLIENTS = 6,
@@ -58,6 +58,9 @@ enum fault_kind {
     FAULT_DRAIN,      /* hand all over, then stop; restart */
     FAULT_FULL_DISK,  /* of one node or of all: below the reserve */
     FAULT_BIT_ROT,    /* one bit of one record at rest; all of a run on one node */
+    FAULT_JOIN,       /* a new node */
+    FAULT_REPLACE,    /* a node's disk is lost for ever, and a new node takes its place */
+    FAULT_LEAVE,      /* a node is drained for good, removed and stopped */
     FAULT_KINDS
 };
 extern const char *const fault_names[FAULT_KINDS];
@@ -90,6 +93,7 @@ enum event_kind {
     EVENT_ANSWER,  /* a node's answer reaches a client */
     EVENT_FAULT,
     EVENT_FAULT_ENDS,
+    EVENT_LEAVING, /* a node that is drained for good */
 };
 
 struct happening {
@@ -145,6 +149,10 @@ struct node {
     uint64_t now_ms;   /* of its own monotonic clock */
     uint64_t was_away; /* when it last came back from a pause or a jump */
     uint64_t placement_version;
+    struct owner_note known[PARTITIONS + 1];
+    bool held[PARTITIONS + 1];
+    int replaces; /* the node whose place it takes; -1 for none */
+    bool leaving;
     struct command_here *commands; /* inside it */
     struct processor *processor;   /* NULL: none */
 };
@@ -198,7 +206,7 @@ struct oracle_aggregate {
 
 struct figures {
     uint64_t events, packets, lost, duplicated, writes, torn, ranges, answers, reads, retries;
-    uint64_t refusals, ownerships, rejected, repeats, executions, snapshots;
+    uint64_t refusals, ownerships, rejected, repeats, executions, snapshots, placements;
     uint64_t forwards, resends, full, rotten, repairs, subscriptions, delivered, processed, published;
     uint64_t faults[FAULT_KINDS];
 };
@@ -206,7 +214,8 @@ struct figures {
 struct world {
     uint64_t seed;
     const char *scenario;
-    int node_count;
+    int founder_count;
+    int node_count; /* with those that joined */
     uint64_t now_us;
     uint64_t trace; /* hash of everything that happened */
     bool verbose;
@@ -216,6 +225,8 @@ struct world {
     uint64_t next_order;
 
     struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng, group_rng, processor_rng;
+    struct rng placement_rng;
+    unsigned zones; /* that the nodes are spread over; 0: they say none */
     struct node nodes[NODES_MAX];
     uint64_t ids[NODES_MAX];
     struct founder founders[NODES_MAX];
@@ -261,6 +272,8 @@ void world_at(struct world *w, uint64_t at_us, enum event_kind kind, int node, u
               void *what);
 void world_note(struct world *w, const char *format, ...) PRINTF_LIKE(2, 3);
 void world_mix(struct world *w, const void *data, size_t len);
+/* A new node with an empty disk; NULL when there is no room for more. */
+struct node *world_add_node(struct world *w, int replaces);
 
 /* ---- faults.c ---- */
 
@@ -268,6 +281,7 @@ bool scenario_known(const char *name);
 void faults_plan(struct world *w);
 void fault_begin(struct world *w, struct planned_fault *fault);
 void fault_end(struct world *w, struct planned_fault *fault);
+void fault_leaving(struct world *w, struct node *n);
 void fault_describe(const struct planned_fault *fault, char *out, size_t room);
 
 /* ---- network.c ---- */
@@ -291,6 +305,9 @@ void node_processed(struct node *n, void *what);
 void node_range(struct node *n, uint16_t partition);
 void node_request(struct node *n, uint64_t op, uint32_t attempt);
 void node_transfer(struct node *n, uint16_t partition);
+/* An order for the placement; false when this node can't take it now. */
+bool node_order(struct node *n, const struct placement_order *order);
+const char *node_name(const struct node *n);
 void node_drain(struct node *n);
 /* The record with that number, in some order, among those of the partition. */
 void node_rot(struct node *n, uint16_t partition, uint64_t number);

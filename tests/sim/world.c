@@ -128,6 +128,9 @@ static void happen(struct world *w, struct happening *event)
         if (!n->alive && !n->lost)
             node_start(n);
         break;
+    case EVENT_LEAVING:
+        fault_leaving(w, &w->nodes[event->number]);
+        break;
     case EVENT_CLIENT:
         client_step(w, event->number);
         break;
@@ -192,6 +195,32 @@ static bool step(struct world *w)
 
 enum { FAULTS_UNTIL_MS = 8000, CLIENTS_UNTIL_MS = 9500, HEAL_MS = 10000, LIVENESS_MS = 40000 };
 
+static void make_node(struct world *w, int index, int64_t drift_ppm)
+{
+    struct node *n = &w->nodes[index];
+
+    n->world = w;
+    n->index = index;
+    n->id = w->ids[index] = 0x1000 + (uint64_t)index * 0x111;
+    n->drift_ppm = drift_ppm;
+    n->replaces = -1;
+    n->writes_end = &n->writes;
+    if (store_open_memory(&n->store) != STATUS_OK)
+        abort();
+}
+
+struct node *world_add_node(struct world *w, int replaces)
+{
+    struct node *n = &w->nodes[w->node_count];
+
+    if (w->node_count == NODES_MAX)
+        return NULL;
+    make_node(w, w->node_count++, (int64_t)rng_below(&w->placement_rng, 2001) - 1000);
+    n->replaces = replaces;
+    node_start(n);
+    return n;
+}
+
 void world_init(struct world *w, uint64_t seed, const char *scenario)
 {
     struct rng rng = {seed};
@@ -206,18 +235,15 @@ void world_init(struct world *w, uint64_t seed, const char *scenario)
     w->worker_rng.state = rng_next(&rng);
     w->subscriber_rng.state = seed ^ 0x5B5C1BE5;
     w->processor_rng.state = seed ^ 0x9B0CE550;
+    w->placement_rng.state = seed ^ 0x91ACE;
+    w->zones = (unsigned)rng_below(&w->placement_rng, 4);
+    w->founder_count = w->node_count;
     w->with_processors = rng_chance(&w->processor_rng, 300);
     for (int i = 0; i < w->node_count; i++) {
-        struct node *n = &w->nodes[i];
-
-        n->world = w;
-        n->index = i;
-        n->id = w->ids[i] = 0x1000 + (uint64_t)i * 0x111;
-        n->drift_ppm = (int64_t)rng_below(&rng, 2001) - 1000;
-        n->writes_end = &n->writes;
-        w->founders[i] = (struct founder){.node_id = n->id, .name = BYTES_LITERAL("node"), .address = BYTES_LITERAL("node")};
-        if (store_open_memory(&n->store) != STATUS_OK)
-            abort();
+        make_node(w, i, (int64_t)rng_below(&rng, 2001) - 1000);
+        w->founders[i] = (struct founder){.node_id = w->ids[i],
+                                          .name = bytes_of(node_name(&w->nodes[i])),
+                                          .address = bytes_of(node_name(&w->nodes[i]))};
     }
     placement_found(w->founders, (size_t)w->node_count, PARTITIONS, 3, w->sets);
     w->founding = (struct founding){.cluster_id = BYTES_LITERAL("0123456789abcdef"),

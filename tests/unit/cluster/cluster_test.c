@@ -316,17 +316,18 @@ static void strangers_are_refused_with_the_reason(void **state)
                           .name = BYTES_LITERAL("n2"),
                           .protocol_min = 1,
                           .protocol_max = 1};
+    struct hello_view view = {.own = &own, .own_node_id = 1};
     char text[400];
 
     (void)state;
-    assert_non_null(strstr(hello_refusal(&hello, &own, 1, text, sizeof text), "elsewhere"));
+    assert_non_null(strstr(hello_refusal(&hello, &view, text, sizeof text), "elsewhere"));
     hello.cluster_id = BYTES_LITERAL("here");
-    assert_null(hello_refusal(&hello, &own, 1, text, sizeof text));
+    assert_null(hello_refusal(&hello, &view, text, sizeof text));
     hello.name = BYTES_LITERAL("n1"); /* a known name under another id: it lost its disk */
-    assert_non_null(strstr(hello_refusal(&hello, &own, 1, text, sizeof text), "IDENTITY_LOST"));
+    assert_non_null(strstr(hello_refusal(&hello, &view, text, sizeof text), "IDENTITY_LOST"));
     hello.name = BYTES_LITERAL("n2");
     hello.protocol_min = hello.protocol_max = 9;
-    assert_non_null(strstr(hello_refusal(&hello, &own, 1, text, sizeof text), "protocol"));
+    assert_non_null(strstr(hello_refusal(&hello, &view, text, sizeof text), "protocol"));
 }
 
 /* ---- the system partition ---- */
@@ -337,6 +338,7 @@ struct system_fixture {
     struct blob *log[8];
     size_t submitted;
     enum status status;
+    uint64_t version;
 };
 
 static enum status submit_placement(void *context, struct blob *payload)
@@ -350,11 +352,25 @@ static enum status submit_placement(void *context, struct blob *payload)
     return f->status;
 }
 
+static void look(void *context, struct arena *arena, struct plan_view *view)
+{
+    struct owner_note *notes = arena_take(arena, 5 * sizeof *notes);
+
+    (void)context;
+    memset(notes, 0, 5 * sizeof *notes);
+    view->notes = notes;
+}
+
+static void placed(void *context, const struct placement *placement)
+{
+    ((struct system_fixture *)context)->version = placement->version;
+}
+
 static struct system_state *open_system(struct system_fixture *f, const struct founding *founding,
                                         enum status expected)
 {
-    struct system_settings settings = {4, founding};
-    struct system_effects effects = {f, submit_placement};
+    struct system_settings settings = {.partition = 4, .founding = founding};
+    struct system_effects effects = {f, submit_placement, look, placed};
     struct system_state *state = NULL;
     struct fault fault;
 
@@ -389,26 +405,26 @@ static void the_first_owner_records_the_founding_once(void **state)
     placement_found(founders, 1, 4, 3, sets);
     assert_ok(store_open_memory(&f.store));
     system = open_system(&f, &f.founding, STATUS_OK);
-    system_tick(system);
+    system_tick(system, 1);
     assert_int_equal(f.submitted, 0); /* not the owner */
     system_ownership(system, true);
-    system_tick(system); /* refused: tried again */
+    system_tick(system, 3001); /* refused: tried again */
     f.status = STATUS_OK;
-    system_tick(system);
-    system_tick(system);
+    system_tick(system, 6001);
+    system_tick(system, 6002); /* on its way */
     assert_int_equal(f.submitted, 1);
     system_ownership(system, false); /* lost before the commit; the next owner writes it too */
     system_ownership(system, true);
-    system_tick(system);
+    system_tick(system, 12001);
     assert_int_equal(f.submitted, 2);
     commit(&f, system, 0);
     commit(&f, system, 1);
-    assert_int_equal(system_version(system), 1);
+    assert_int_equal(f.version, 1);
     system_free(system);
     system = open_system(&f, &f.founding, STATUS_OK);
-    assert_int_equal(system_version(system), 1);
+    assert_int_equal(f.version, 1);
     system_ownership(system, true);
-    system_tick(system);
+    system_tick(system, 15001);
     assert_int_equal(f.submitted, 2);
     system_free(system);
     foreign = f.founding;

@@ -30,6 +30,7 @@ struct world {
 };
 
 static const uint64_t ids[NODES] = {1, 2, 3};
+static const struct replica_set all = {{1, 2, 3}, NODES};
 
 /* ---- effects ---- */
 
@@ -106,8 +107,7 @@ static void start(struct replica *r)
 {
     struct partition_settings settings = {.id = 5,
                                           .node_id = r->id,
-                                          .replicas = ids,
-                                          .replica_count = NODES,
+                                          .founders = &all,
                                           .election_ms = 300,
                                           .heartbeat_ms = 75,
                                           .checkpoint_entries = 16,

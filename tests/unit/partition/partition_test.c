@@ -29,6 +29,8 @@ struct world {
 };
 
 static const uint64_t ids[NODES] = {1, 2, 3};
+static const struct replica_set all = {{1, 2, 3}, NODES};
+static const struct replica_set alone = {{1}, 1};
 
 /* ---- effects ---- */
 
@@ -102,8 +104,7 @@ static void start_replica(struct world *w, size_t i)
     struct replica *r = &w->replicas[i];
     struct partition_settings settings = {.id = 5,
                                           .node_id = ids[i],
-                                          .replicas = ids,
-                                          .replica_count = NODES,
+                                          .founders = &all,
                                           .election_ms = 300,
                                           .heartbeat_ms = 75,
                                           .disk_reserve_mib = 100,
@@ -123,8 +124,7 @@ static void start_single(struct replica *r, struct store *store)
 {
     struct partition_settings settings = {.id = 5,
                                           .node_id = 1,
-                                          .replicas = ids,
-                                          .replica_count = 1,
+                                          .founders = &alone,
                                           .election_ms = 300,
                                           .heartbeat_ms = 75};
     struct partition_effects effects = {
