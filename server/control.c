@@ -20,7 +20,7 @@ struct gossip_link {
     uint64_t node_id;     /* who it was last dialled for, 0 when unknown */
 };
 
-enum control_letter_kind { CONTROL_GOSSIP, CONTROL_LINK, CONTROL_HANDLERS, CONTROL_STOP };
+enum control_letter_kind { CONTROL_GOSSIP, CONTROL_LINK, CONTROL_HANDLERS, CONTROL_WAKE, CONTROL_STOP };
 
 struct control_letter {
     struct mail mail;
@@ -310,6 +310,34 @@ static void publish(struct control *control)
         }
 }
 
+/* What each member holds and owns. */
+static void count_shares(struct topology *topology, struct topology_member *members)
+{
+    for (size_t p = 0; p < topology->partition_count; p++)
+        for (size_t m = 0; m < topology->member_count; m++) {
+            const struct owner_note *note = &topology->partitions[p];
+
+            members[m].owned += note->owner == members[m].node_id;
+            for (size_t i = 0; i < note->voters.count; i++)
+                members[m].replicas += note->voters.replicas[i] == members[m].node_id;
+        }
+}
+
+static void add_placement(struct topology *topology, struct topology_member *members,
+                          const struct placement *placement)
+{
+    for (size_t m = 0; m < topology->member_count; m++)
+        for (size_t i = 0; i < placement->member_count; i++)
+            if (placement->members[i].node_id == members[m].node_id)
+                members[m].placed = (int)placement->members[i].state;
+    topology->targets = placement->sets;
+    topology->replication_factor = placement->replication_factor;
+    topology->placement_version = placement->version;
+    topology->moves_at_once = placement->moves_at_once;
+    topology->transfer_bytes = placement->transfer_bytes;
+    topology->grace_ms = placement->grace_ms;
+}
+
 void control_topology(struct control *control, struct buffer *out)
 {
     struct node *node = control->node;
@@ -317,32 +345,38 @@ void control_topology(struct control *control, struct buffer *out)
     struct arena arena = {0};
     struct topology topology = {.node_id = node->id};
     struct topology_member *members;
+    struct placement placement;
+    size_t count;
+    const struct member_state *known = control_members(control, &arena, &count);
 
-    pthread_mutex_lock(&control->lock);
-    members = arena_take(&arena, control->published_count * sizeof *members);
-    for (size_t i = 0; i < control->published_count; i++) {
-        const struct member_state *m = &control->published[i];
-
-        members[i] = (struct topology_member){m->node_id, m->name, m->address, (int)m->status,
-                                              m->incarnation, m->handlers, m->handler_count};
-    }
+    members = arena_take(&arena, count * sizeof *members);
+    for (size_t i = 0; i < count; i++)
+        members[i] = (struct topology_member){.node_id = known[i].node_id,
+                                              .name = known[i].name,
+                                              .address = known[i].address,
+                                              .status = (int)known[i].status,
+                                              .incarnation = known[i].incarnation,
+                                              .handlers = known[i].handlers,
+                                              .handler_count = known[i].handler_count,
+                                              .zone = known[i].zone,
+                                              .capacity = known[i].capacity};
     topology.members = members;
-    topology.member_count = control->published_count;
+    topology.member_count = count;
     if (founding != NULL) {
-        struct owner_note *partitions =
-            arena_take(&arena, founding->partition_count * sizeof *partitions);
+        struct owner_note *partitions = arena_take(&arena, founding->set_count * sizeof *partitions);
 
-        for (uint32_t p = 0; p < founding->partition_count; p++) {
+        for (uint32_t p = 0; p < founding->set_count; p++)
             routes_get(node->routes, p, &partitions[p]);
-        }
         topology.cluster_id = founding->cluster_id;
         topology.cluster_name = founding->cluster_name;
         topology.replication_factor = founding->replication_factor;
         topology.partitions = partitions;
         topology.partition_count = founding->partition_count;
+        count_shares(&topology, members);
+        if (placements_get(node->placements, &arena, &placement))
+            add_placement(&topology, members, &placement);
     }
     wire_topology_pack(out, &topology);
-    pthread_mutex_unlock(&control->lock);
     arena_release(&arena);
 }
 
@@ -354,7 +388,7 @@ uint64_t control_topology_version(struct control *control)
     version = control->version;
     pthread_mutex_unlock(&control->lock);
     if (atomic_load(&control->node->founding) != NULL)
-        version += routes_version(control->node->routes);
+        version += routes_version(control->node->routes) + placements_version(control->node->placements);
     return version;
 }
 
@@ -446,6 +480,8 @@ static void take_letter(struct control *control, struct control_letter *letter)
     case CONTROL_HANDLERS:
         announce_handlers(control);
         break;
+    case CONTROL_WAKE:
+        break;
     case CONTROL_STOP:
         swim_leave(control->swim);
         control->stopping = true;
@@ -505,6 +541,7 @@ static void *run(void *context)
         }
         links_tick(node->links, now);
         range_fetches_tick(node->range_fetches, now);
+        orders_tick(node->orders, now);
         look_at_disk(control, now);
         workers_tick(node->workers, now);
         close_idle(control, now);
@@ -543,6 +580,11 @@ void control_link_broken(struct control *control, uint64_t node_id)
 void control_handlers_changed(struct control *control)
 {
     mailbox_send(&control->box, &new_letter(CONTROL_HANDLERS)->mail);
+}
+
+void control_wake(struct control *control)
+{
+    mailbox_send(&control->box, &new_letter(CONTROL_WAKE)->mail);
 }
 
 struct control *control_new(struct node *node, const struct founding *stored)

@@ -179,9 +179,14 @@ static enum status serve(struct node *node, struct fault *fault)
         {"/cairn.v1.EventService/RetryParked", node, retry_parked_call, NULL},
         {"/cairn.v1.ClusterService/GetTopology", node, get_topology_call, NULL},
         {"/cairn.v1.ClusterService/WatchTopology", node, NULL, &watch_topology_events},
+        {"/cairn.v1.ClusterService/DrainNode", node, drain_node_call, NULL},
+        {"/cairn.v1.ClusterService/RemoveNode", node, remove_node_call, NULL},
+        {"/cairn.v1.ClusterService/TransferOwnership", node, transfer_ownership_call, NULL},
+        {"/cairn.v1.ClusterService/UpdateSettings", node, update_settings_call, NULL},
         {"/cairn.peer.v1.PeerService/Link", node, NULL, &peer_link_events},
         {"/cairn.peer.v1.PeerService/Gossip", node, NULL, &peer_gossip_events},
         {"/cairn.peer.v1.PeerService/FetchRange", node, NULL, &peer_range_events},
+        {"/cairn.peer.v1.PeerService/Operate", node, NULL, &peer_operate_events},
         {"/grpc.health.v1.Health/Check", node, health_check_call, NULL},
         {"/grpc.health.v1.Health/Watch", node, NULL, &health_watch_events},
         {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", node, NULL,
@@ -242,6 +247,7 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
     if (status == STATUS_OK) {
         node->workers = workers_new(node);
         node->placements = placements_new();
+        node->orders = orders_new(node);
         node->links = links_new(node);
         node->range_fetches = range_fetches_new(node);
         node->read_relays = read_relays_new(node);
@@ -312,6 +318,9 @@ static void stop(struct node *node, struct http *http)
     if (node->range_fetches != NULL)
         while (!range_fetches_gone(node->range_fetches))
             nanosleep(&moment, NULL);
+    if (node->orders != NULL)
+        while (!orders_gone(node->orders))
+            nanosleep(&moment, NULL);
     if (node->read_relays != NULL)
         while (!read_relays_gone(node->read_relays))
             nanosleep(&moment, NULL);
@@ -360,6 +369,7 @@ static void stop(struct node *node, struct http *http)
     workers_free(node->workers);
     routes_free(node->routes);
     placements_free(node->placements);
+    orders_free(node->orders);
     store_free(node->store);
     modules_free(node->modules);
 }

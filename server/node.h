@@ -54,6 +54,7 @@ struct node {
     struct modules *modules;
     struct routes *routes;
     struct placements *placements;
+    struct orders *orders;
     struct range_fetches *range_fetches;
     struct read_relays *read_relays;
     struct feeder *feeder;
@@ -94,6 +95,7 @@ enum letter_kind {
     LETTER_DAMAGED,         /* struct damaged_letter */
     LETTER_SEND,            /* struct send_letter: something for a peer's next frame */
     LETTER_PLACED,          /* struct letter: another shard learned a newer placement */
+    LETTER_ORDER,           /* struct order_letter */
     LETTER_TRANSFER,        /* struct letter: hand all ownerships over */
     LETTER_STOP,            /* struct letter */
 };
@@ -221,6 +223,12 @@ struct append_letter {
     struct blob *payload;
 };
 
+/* An order for the placement; orders_decided() is called once. */
+struct order_letter {
+    struct letter letter;
+    struct order_job *job;
+};
+
 /* Part of a frame, ready to be added. */
 struct send_letter {
     struct letter letter;
@@ -294,6 +302,23 @@ uint64_t placements_version(struct placements *placements);
 /* May this peer talk to us? NULL, or what to tell it. */
 const char *node_refusal(struct node *node, const struct hello *hello, char *text, size_t room);
 
+/* ---- orders.c ---- */
+
+struct orders *orders_new(struct node *node);
+void orders_free(struct orders *orders);
+/* On the way down, while the shards still run: true once none is left. */
+bool orders_gone(struct orders *orders);
+void orders_tick(struct orders *orders, uint64_t now_ms); /* control thread */
+const struct placement_order *orders_order(const struct order_job *job);
+/* From the shard: it is decided, in force with that version, or refused. */
+void orders_decided(struct order_job *job, uint64_t version, const struct fault *fault);
+/* A peer's. */
+void orders_operate(struct node *node, struct rpc_stream *stream, uint32_t kind, struct bytes request);
+void drain_node_call(void *context, struct rpc_call *call, struct bytes request);
+void remove_node_call(void *context, struct rpc_call *call, struct bytes request);
+void transfer_ownership_call(void *context, struct rpc_call *call, struct bytes request);
+void update_settings_call(void *context, struct rpc_call *call, struct bytes request);
+
 /* ---- links.c: data links to peers ---- */
 
 struct links *links_new(struct node *node);
@@ -320,6 +345,7 @@ void control_gossip_received(struct control *control, struct arena *arena,
                              const struct gossip_frame *frame);
 void control_link_broken(struct control *control, uint64_t node_id);
 void control_handlers_changed(struct control *control);
+void control_wake(struct control *control); /* look after everything now */
 /* A packed GetTopologyResponse. Any thread. */
 void control_topology(struct control *control, struct buffer *out);
 uint64_t control_topology_version(struct control *control);
@@ -431,6 +457,7 @@ extern const struct rpc_stream_events reflection_events;
 extern const struct rpc_stream_events peer_link_events;
 extern const struct rpc_stream_events peer_gossip_events;
 extern const struct rpc_stream_events peer_range_events;
+extern const struct rpc_stream_events peer_operate_events;
 void dispatch_call(void *context, struct rpc_call *call, struct bytes request);
 void write_snapshot_call(void *context, struct rpc_call *call, struct bytes request);
 void delete_snapshot_call(void *context, struct rpc_call *call, struct bytes request);

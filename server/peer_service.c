@@ -307,3 +307,28 @@ const struct rpc_stream_events peer_range_events = {.opened = range_opened,
                                                     .message = range_message,
                                                     .closed = range_closed,
                                                     .drained = range_flow};
+
+/* ---- an operator's order ---- */
+
+static void operate_message(void *user, struct rpc_stream *stream, struct bytes packed)
+{
+    struct peer_stream *peer = user;
+    struct arena arena = {0};
+    struct operate_request request;
+    struct fault fault;
+    char text[400];
+    const char *refusal;
+
+    if (wire_operate_decode(packed, &arena, &request, &fault) != STATUS_OK) {
+        malformed(peer, stream, &fault);
+    } else if ((refusal = node_refusal(peer->node, &request.hello, text, sizeof text)) != NULL) {
+        rpc_stream_finish(stream, CODE_FAILED_PRECONDITION, refusal, BYTES_NONE);
+    } else {
+        peer->from = request.hello.node_id;
+        orders_operate(peer->node, stream, request.kind, request.request);
+    }
+    arena_release(&arena);
+}
+
+const struct rpc_stream_events peer_operate_events = {
+    .opened = opened, .message = operate_message, .closed = closed};

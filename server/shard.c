@@ -306,6 +306,10 @@ static void letter_drop(struct shard *shard, struct letter *letter)
     case LETTER_PROCESSED:
         arena_release(&((struct processed_letter *)letter)->arena);
         break;
+    case LETTER_ORDER:
+        (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING", "this node stops; ask another");
+        orders_decided(((struct order_letter *)letter)->job, 0, &fault);
+        break;
     case LETTER_SEND:
         buffer_release(&((struct send_letter *)letter)->part);
         break;
@@ -439,6 +443,16 @@ static void take_letter(struct shard *shard, struct letter *letter)
     case LETTER_PLACED:
         take_placement(shard);
         break;
+    case LETTER_ORDER: {
+        struct order_job *job = ((struct order_letter *)letter)->job;
+        struct fault fault;
+        uint64_t version = 0;
+        bool ok = engine_order(engine, orders_order(job), &version, &fault) == STATUS_OK;
+
+        orders_decided(job, version, ok ? NULL : &fault);
+        free(letter);
+        return;
+    }
     case LETTER_TRANSFER:
         engine_drain(engine);
         break;

@@ -148,18 +148,6 @@ void planner_forget(struct planner *planner);
 bool planner_plan(struct planner *planner, const struct placement *current, const struct plan_view *view,
                   struct arena *arena, struct placement *next);
 
-struct placement_order {
-    enum { ORDER_DRAIN = 1, ORDER_UNDRAIN, ORDER_REMOVE, ORDER_PREFER, ORDER_SETTINGS } kind;
-    uint64_t node_id; /* 0: by name */
-    struct bytes name;
-    bool force;
-    uint32_t partition; /* to be owned by that member */
-    bool set_replication_factor, set_moves_at_once, set_transfer_bytes, set_grace_ms;
-    uint32_t replication_factor;
-    uint32_t moves_at_once;
-    uint64_t transfer_bytes;
-    uint64_t grace_ms;
-};
 /* What an operator wants; refused when it would lose what can't be got back. */
 MUST_USE enum status planner_order(const struct placement *current, const struct plan_view *view,
                                    const struct placement_order *order, struct arena *arena,

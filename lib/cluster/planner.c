@@ -728,11 +728,6 @@ void planner_free(struct planner *planner)
 
 /* ---- orders of an operator ---- */
 
-static struct bytes name_or_id(const struct placed_member *member)
-{
-    return member->name;
-}
-
 static size_t others_left(const struct placement *placement, const struct plan_view *view, uint64_t but)
 {
     size_t n = 0;
@@ -748,7 +743,7 @@ static enum status order_drain(struct placement *next, struct placed_member *mem
                                struct fault *fault)
 {
     size_t left = others_left(next, view, member->node_id);
-    struct bytes name = name_or_id(member);
+    struct bytes name = member->name;
 
     if (left == 0)
         return fault_set(fault, STATUS_PRECONDITION, "LAST_MEMBER",
@@ -767,7 +762,7 @@ static enum status order_drain(struct placement *next, struct placed_member *mem
 static enum status order_remove(struct placement *next, struct placed_member *member,
                                 const struct plan_view *view, struct fault *fault)
 {
-    struct bytes name = name_or_id(member);
+    struct bytes name = member->name;
     size_t held = 0;
 
     for (size_t p = 0; p < next->set_count; p++) {
@@ -791,7 +786,7 @@ static enum status order_remove(struct placement *next, struct placed_member *me
 static enum status order_prefer(struct placement *next, const struct placed_member *member,
                                 const struct placement_order *order, struct fault *fault)
 {
-    struct bytes name = name_or_id(member);
+    struct bytes name = member->name;
     struct replica_set *set;
 
     if (order->partition >= next->partition_count)
@@ -833,6 +828,18 @@ static enum status order_settings(struct placement *next, const struct placement
     return STATUS_OK;
 }
 
+/* 0 when it is none. */
+static uint64_t id_of(struct bytes name)
+{
+    char text[17];
+
+    if (name.len != 16)
+        return 0;
+    memcpy(text, name.data, 16);
+    text[16] = '\0';
+    return strspn(text, "0123456789abcdef") == 16 ? strtoull(text, NULL, 16) : 0;
+}
+
 enum status planner_order(const struct placement *current, const struct plan_view *view,
                           const struct placement_order *order, struct arena *arena, struct placement *next,
                           struct fault *fault)
@@ -843,14 +850,12 @@ enum status planner_order(const struct placement *current, const struct plan_vie
     next->version = current->version + 1;
     if (order->kind == ORDER_SETTINGS)
         return order_settings(next, order, fault);
-    member = order->node_id != 0 ? placed_by_id(next, order->node_id) : placed_by_name(next, order->name);
+    member = placed_by_name(next, order->name);
+    if (member == NULL)
+        member = placed_by_id(next, id_of(order->name));
     if (member == NULL || (member->state == PLACED_REMOVED && order->kind != ORDER_REMOVE))
-        return order->node_id != 0
-                   ? fault_set(fault, STATUS_NOT_FOUND, "MEMBER_UNKNOWN",
-                               "this cluster has no member with the id %016llx",
-                               (unsigned long long)order->node_id)
-                   : fault_set(fault, STATUS_NOT_FOUND, "MEMBER_UNKNOWN", "this cluster has no member %.*s",
-                               (int)order->name.len, (const char *)order->name.data);
+        return fault_set(fault, STATUS_NOT_FOUND, "MEMBER_UNKNOWN", "this cluster has no member %.*s",
+                         (int)order->name.len, (const char *)order->name.data);
     switch (order->kind) {
     case ORDER_DRAIN:
         return order_drain(next, member, order, view, fault);

@@ -2,6 +2,7 @@
 #ifndef CAIRN_WIRE_CONVERT_H
 #define CAIRN_WIRE_CONVERT_H
 
+#include "cairn/peer/v1/peer.pb-c.h"
 #include "cairn/store/v1/record.pb-c.h"
 #include "cairn/v1/command.pb-c.h"
 #include "unpack.h"
@@ -19,6 +20,8 @@ enum status founding_from(struct founding *founding, struct arena *arena,
                           const Cairn__Store__V1__Founding *message, struct fault *fault);
 enum status placement_from(struct placement *placement, struct arena *arena,
                            const Cairn__Store__V1__Placement *message, struct fault *fault);
+void put_hello(struct buffer *out, unsigned field, const struct hello *hello);
+struct hello hello_from(const Cairn__Peer__V1__Hello *message);
 void put_replicas(struct buffer *out, unsigned field, const struct replica_set *set);
 enum status log_start_from(const Cairn__V1__LogStart *message, struct log_start *start, struct fault *fault);
 enum status event_filter_from(struct arena *arena, const Cairn__V1__EventFilter *message,

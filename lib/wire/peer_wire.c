@@ -2,7 +2,7 @@
 #include "cairn/peer/v1/peer.pb-c.h"
 #include "convert.h"
 
-static void put_hello(struct buffer *out, unsigned field, const struct hello *hello)
+void put_hello(struct buffer *out, unsigned field, const struct hello *hello)
 {
     size_t begun = put_begin(out, field);
 
@@ -18,7 +18,7 @@ static void put_hello(struct buffer *out, unsigned field, const struct hello *he
     put_end(out, begun);
 }
 
-static struct hello hello_from(const Cairn__Peer__V1__Hello *message)
+struct hello hello_from(const Cairn__Peer__V1__Hello *message)
 {
     if (message == NULL)
         return (struct hello){.present = false};

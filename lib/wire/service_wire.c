@@ -1,5 +1,4 @@
-/* Errors, health, topology and reflection. */
-#include "cairn/v1/cluster.pb-c.h"
+/* Errors, health and reflection. */
 #include "google/protobuf/descriptor.pb-c.h"
 #include "grpc/health/v1/health.pb-c.h"
 #include "grpc/reflection/v1/reflection.pb-c.h"
@@ -27,46 +26,6 @@ void wire_fault_pack(struct buffer *out, const struct fault *fault, int grpc_cod
         put_end(out, inner);
         put_end(out, any);
     }
-}
-
-void wire_topology_pack(struct buffer *out, const struct topology *topology)
-{
-    size_t begun = put_begin(out, 1);
-
-    put_bytes(out, 1, topology->cluster_id);
-    put_bytes(out, 2, topology->cluster_name);
-    put_bytes(out, 3, BYTES_LITERAL("XXH3_64bits"));
-    put_u64(out, 4, topology->partition_count);
-    put_u64(out, 5, topology->replication_factor);
-    for (size_t i = 0; i < topology->member_count; i++) {
-        const struct topology_member *member = &topology->members[i];
-        size_t inner = put_begin(out, 6);
-
-        put_u64(out, 1, member->node_id);
-        put_bytes(out, 2, member->name);
-        put_bytes(out, 3, member->address);
-        put_u64(out, 4, (uint64_t)member->status);
-        put_u64(out, 5, member->incarnation);
-        for (size_t j = 0; j < member->handler_count; j++)
-            put_bytes_always(out, 6, member->handlers[j]);
-        put_end(out, inner);
-    }
-    for (size_t i = 0; i < topology->partition_count; i++) {
-        const struct owner_note *partition = &topology->partitions[i];
-        size_t inner = put_begin(out, 7);
-        size_t packed;
-
-        put_u64(out, 1, i);
-        put_u64(out, 2, partition->owner);
-        put_u64(out, 3, partition->epoch);
-        packed = put_begin(out, 4);
-        for (size_t j = 0; j < partition->voters.count; j++)
-            put_varint(out, partition->voters.replicas[j]);
-        put_end(out, packed);
-        put_end(out, inner);
-    }
-    put_u64(out, 8, topology->node_id);
-    put_end(out, begun);
 }
 
 enum status wire_health_decode(struct bytes packed, struct arena *arena, struct bytes *service,

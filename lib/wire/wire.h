@@ -548,6 +548,23 @@ MUST_USE enum status wire_placement_decode(struct bytes packed, struct arena *ar
 
 /* ---- topology ---- */
 
+struct placement_order {
+    enum order_kind { ORDER_DRAIN = 1, ORDER_UNDRAIN, ORDER_REMOVE, ORDER_PREFER, ORDER_SETTINGS } kind;
+    struct bytes name; /* of a member, or its id in 16 hexadecimal digits */
+    bool force;
+    uint32_t partition; /* to be owned by that member */
+    bool set_replication_factor, set_moves_at_once, set_transfer_bytes, set_grace_ms;
+    uint32_t replication_factor;
+    uint32_t moves_at_once;
+    uint64_t transfer_bytes;
+    uint64_t grace_ms;
+};
+/* From the request of DrainNode (also for an undrain), RemoveNode, TransferOwnership or UpdateSettings. */
+MUST_USE enum status wire_order_decode(uint32_t kind, struct bytes packed, struct arena *arena,
+                                       struct placement_order *order, struct fault *fault);
+/* Their answers all have this form. */
+void wire_order_answer_pack(struct buffer *out, uint64_t version);
+
 struct topology_member {
     uint64_t node_id;
     struct bytes name;
@@ -556,6 +573,11 @@ struct topology_member {
     uint64_t incarnation;
     const struct bytes *handlers;
     size_t handler_count;
+    struct bytes zone;
+    uint32_t capacity;
+    int placed; /* enum placed_state; 0: not yet */
+    uint32_t replicas;
+    uint32_t owned;
 };
 
 struct owner_note;
@@ -566,9 +588,14 @@ struct topology {
     uint32_t replication_factor;
     const struct topology_member *members;
     size_t member_count;
-    const struct owner_note *partitions;
+    const struct owner_note *partitions; /* and the system partition's */
     size_t partition_count;
     uint64_t node_id;
+    const struct replica_set *targets; /* NULL: not known */
+    uint64_t placement_version;
+    uint32_t moves_at_once;
+    uint64_t transfer_bytes;
+    uint64_t grace_ms;
 };
 /* A GetTopologyResponse; WatchTopologyResponse has the same form. */
 void wire_topology_pack(struct buffer *out, const struct topology *topology);
@@ -701,6 +728,16 @@ void frame_add_placement(struct buffer *out, const struct placement *placement);
 void frame_add_placement_wanted(struct buffer *out, uint64_t version);
 MUST_USE enum status frame_decode(struct bytes packed, struct arena *arena, struct frame *frame,
                                   struct fault *fault);
+
+/* An order on its way to the owner of the system partition: see wire_order_decode(). */
+struct operate_request {
+    struct hello hello;
+    uint32_t kind;
+    struct bytes request;
+};
+void wire_operate_pack(struct buffer *out, const struct operate_request *request);
+MUST_USE enum status wire_operate_decode(struct bytes packed, struct arena *arena,
+                                         struct operate_request *request, struct fault *fault);
 
 /* LinkResponse and GossipResponse: the answer to a hello. */
 void wire_welcome_pack(struct buffer *out, const char *refusal, uint64_t node_id,

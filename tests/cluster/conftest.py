@@ -30,3 +30,9 @@ def three_without_modules():
 def one():
     with Cluster(1) as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="module")
+def shared_three():
+    with Cluster(3) as cluster:
+        yield cluster

@@ -157,7 +157,7 @@ static bool holds_nothing(const struct node *n)
 /* The next step of a node that leaves: drain, wait, stop, remove; or of one whose place another takes. */
 void fault_leaving(struct world *w, struct node *n)
 {
-    struct placement_order what = {.kind = ORDER_DRAIN, .node_id = n->id, .force = true};
+    struct placement_order what = {.kind = ORDER_DRAIN, .name = bytes_of(node_name(n)), .force = true};
 
     if (n->lost && !n->leaving) {
         for (int i = w->founder_count; i < w->node_count; i++)

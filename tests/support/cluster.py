@@ -134,6 +134,21 @@ class Cluster:
                            shared, hosts[i], network.inside(i + 1) if network else [])
                       for i in range(count)]
 
+    def add(self, name: str, *arguments: str, like: int = 0) -> Node:
+        """Another node, which joins those that are there. Not started yet."""
+        port, http_port = free_ports(2)
+        shared = list(self.nodes[like].arguments)
+        if "--bootstrap-expect" in shared:
+            at = shared.index("--bootstrap-expect")
+            del shared[at:at + 2]
+        if "--join" in shared:
+            at = shared.index("--join")
+            del shared[at:at + 2]
+        node = Node(name, port, http_port, self.folder / f"{name}-{port}",
+                    [*shared, "--join", ",".join(self.endpoints), *arguments])
+        self.nodes.append(node)
+        return node
+
     @property
     def endpoints(self) -> list[str]:
         return [node.endpoint for node in self.nodes]

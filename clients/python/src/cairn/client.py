@@ -240,6 +240,36 @@ class Client:
             event_pb2.ParkedPosition(partition=partition, position=position) for partition, position in events])
         return self._call(lambda channel: event_pb2_grpc.EventServiceStub(channel).RetryParked, request, timeout).events
 
+    def _operate(self, method: str, request, timeout: float | None) -> int:
+        return self._call(lambda channel: getattr(cluster_pb2_grpc.ClusterServiceStub(channel), method), request,
+                          timeout).placement_version
+
+    def drain_node(self, node: str, force: bool = False, timeout: float | None = None) -> int:
+        """Hand over what the member (its name or id) owns, then move its replicas away; the topology shows how far
+        it is. Gives the version of the placement that says so."""
+        request = cluster_pb2.DrainNodeRequest(node=node, force=force)
+        return self._operate("DrainNode", request, timeout)
+
+    def undrain_node(self, node: str, timeout: float | None = None) -> int:
+        """Take a drain back."""
+        request = cluster_pb2.DrainNodeRequest(node=node, cancel=True)
+        return self._operate("DrainNode", request, timeout)
+
+    def remove_node(self, node: str, timeout: float | None = None) -> int:
+        """A member that is dead for good, or drained, is none any more. It can't be taken back."""
+        request = cluster_pb2.RemoveNodeRequest(node=node)
+        return self._operate("RemoveNode", request, timeout)
+
+    def transfer_ownership(self, partition: int, node: str, timeout: float | None = None) -> int:
+        """Make a member that holds the partition its preferred owner."""
+        request = cluster_pb2.TransferOwnershipRequest(partition=partition, node=node)
+        return self._operate("TransferOwnership", request, timeout)
+
+    def update_settings(self, timeout: float | None = None, **settings: int) -> int:
+        """Change `replication_factor`, `moves_at_once`, `transfer_bytes` or `grace_ms` of the running cluster."""
+        request = cluster_pb2.UpdateSettingsRequest(**settings)
+        return self._operate("UpdateSettings", request, timeout)
+
     def topology(self, timeout: float | None = None) -> cluster_pb2.Topology:
         return self._call(lambda channel: cluster_pb2_grpc.ClusterServiceStub(channel).GetTopology,
                           cluster_pb2.GetTopologyRequest(), timeout).topology
