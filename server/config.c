@@ -37,8 +37,15 @@ static const struct setting settings[] = {
      "address for /healthz, /readyz and /metrics; empty for none"},
     {"join", LIST, LIST_AT(join, join_count), 0, 0, "",
      "addresses of other nodes, comma-separated or repeated"},
+    {"discover", LIST, LIST_AT(discover, discover_count), 0, 0, "",
+     "how to find other nodes: static:A,B,C, dns:NAME[:PORT] (A, AAAA; SRV when NAME begins with _), "
+     "multicast[:GROUP:PORT]; repeatable"},
+    {"dns-server", TEXT, AT(dns_server), 0, 0, 0, "",
+     "whom dns: asks, address[:port] (default: /etc/resolv.conf)"},
+    {"cluster-name", TEXT, AT(cluster_name), 0, 0, 0, "cairn",
+     "nodes of another cluster name are refused"},
     {"bootstrap-expect", NUMBER, AT(bootstrap_expect), 0, 0, FOUNDERS_MAX, "0",
-     "found a cluster once this many nodes see each other (default: 1 without --join)"},
+     "found a cluster once this many nodes see each other (default: 1 without --join and --discover)"},
     {"partitions", NUMBER, AT(partitions), 0, 1, PARTITIONS_MAX, "64",
      "partitions of a new cluster; fixed for its life"},
     {"replication-factor", NUMBER, AT(replication_factor), 0, 1, REPLICATION_FACTOR_MAX, "3",
@@ -143,7 +150,9 @@ static enum status set_list(struct config *config, const struct setting *s, cons
 {
     char *list = (char *)config + s->offset;
     size_t *count = (size_t *)(void *)((char *)config + s->count_offset);
-    size_t max = s->offset == offsetof(struct config, join) ? JOIN_MAX : MODULES_MAX;
+    size_t max = s->offset == offsetof(struct config, join)       ? JOIN_MAX
+                 : s->offset == offsetof(struct config, discover) ? DISCOVER_MAX
+                                                                  : MODULES_MAX;
 
     while (*value != '\0') {
         size_t len = strcspn(value, ",");
@@ -496,12 +505,42 @@ static void fill_derived(struct config *config)
     }
     if (config->advertise[0] == '\0')
         snprintf(config->advertise, sizeof config->advertise, "%s", config->listen);
-    if (config->bootstrap_expect == 0 && config->join_count == 0)
+    if (config->bootstrap_expect == 0 && config->join_count == 0 && config->discover_count == 0)
         config->bootstrap_expect = 1;
+}
+
+static bool is_address(const char *text)
+{
+    const char *colon = strrchr(text, ':');
+
+    return colon != NULL && colon != text && atoi(colon + 1) > 0 && atoi(colon + 1) <= 65535 &&
+           strspn(colon + 1, "0123456789") == strlen(colon + 1);
+}
+
+/* What isn't said to be something else is one of static's addresses: the list was cut at its commas. */
+static enum status check_discover(const struct config *config, struct fault *fault)
+{
+    for (size_t i = 0; i < config->discover_count; i++) {
+        const char *text = config->discover[i];
+
+        if (strncmp(text, "dns:", 4) == 0 || strcmp(text, "multicast") == 0 ||
+            strncmp(text, "multicast:", 10) == 0)
+            continue;
+        if (!is_address(strncmp(text, "static:", 7) == 0 ? text + 7 : text))
+            return fault_set(fault, STATUS_INVALID, "SETTING_INVALID",
+                             "discover has `%s`; it must be static:HOST:PORT,..., dns:NAME[:PORT] or "
+                             "multicast[:GROUP:PORT]",
+                             text);
+    }
+    return STATUS_OK;
 }
 
 static enum status check(const struct config *config, struct fault *fault)
 {
+    if (check_discover(config, fault) != STATUS_OK)
+        return fault->status;
+    if (config->cluster_name[0] == '\0')
+        return fault_set(fault, STATUS_INVALID, "SETTING_INVALID", "cluster-name is empty");
     if (strrchr(config->listen, ':') == NULL)
         return fault_set(fault, STATUS_INVALID, "SETTING_INVALID",
                          "listen is `%s`; it must be host:port", config->listen);

@@ -7,7 +7,7 @@
 
 #include "base/base.h"
 
-enum { JOIN_MAX = 32, MODULES_MAX = 16 };
+enum { JOIN_MAX = 32, MODULES_MAX = 16, DISCOVER_MAX = 16 };
 
 struct config {
     char name[NAME_BYTES_MAX + 1];
@@ -17,6 +17,10 @@ struct config {
     char http[ADDRESS_BYTES_MAX + 1];
     char join[JOIN_MAX][ADDRESS_BYTES_MAX + 1];
     size_t join_count;
+    char discover[DISCOVER_MAX][ADDRESS_BYTES_MAX + 1];
+    size_t discover_count;
+    char dns_server[ADDRESS_BYTES_MAX + 1];
+    char cluster_name[NAME_BYTES_MAX + 1];
     uint64_t bootstrap_expect;
     uint64_t partitions;
     uint64_t replication_factor;

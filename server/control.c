@@ -20,7 +20,7 @@ struct gossip_link {
     uint64_t node_id;     /* who it was last dialled for, 0 when unknown */
 };
 
-enum control_letter_kind { CONTROL_GOSSIP, CONTROL_LINK, CONTROL_HANDLERS, CONTROL_WAKE, CONTROL_STOP };
+enum control_letter_kind { CONTROL_GOSSIP, CONTROL_LINK, CONTROL_HANDLERS, CONTROL_DISCOVERED, CONTROL_WAKE, CONTROL_STOP };
 
 struct control_letter {
     struct mail mail;
@@ -28,6 +28,8 @@ struct control_letter {
     struct arena arena;
     struct gossip_frame frame;
     uint64_t node_id;
+    char (*addresses)[ADDRESS_BYTES_MAX + 1];
+    size_t address_count;
 };
 
 struct control {
@@ -147,10 +149,22 @@ static void send_gossip(struct control *control, struct bytes address, struct by
 
 static void close_idle(struct control *control, uint64_t now)
 {
+    struct gossip_link **at = &control->links;
+
     pthread_mutex_lock(&control->links_lock);
-    for (struct gossip_link *link = control->links; link != NULL; link = link->next)
+    while (*at != NULL) {
+        struct gossip_link *link = *at;
+
+        if (now - link->last_used > IDLE_MS && now >= link->muted_until && link->stream == NULL) {
+            *at = link->next; /* addresses come and go: they must not pile up */
+            rpc_channel_free(link->channel);
+            free(link);
+            continue;
+        }
         if (link->stream != NULL && now - link->last_used > IDLE_MS)
             rpc_stream_cancel(link->stream);
+        at = &link->next;
+    }
     pthread_mutex_unlock(&control->links_lock);
 }
 
@@ -480,6 +494,10 @@ static void take_letter(struct control *control, struct control_letter *letter)
     case CONTROL_HANDLERS:
         announce_handlers(control);
         break;
+    case CONTROL_DISCOVERED:
+        swim_discovered(control->swim, (const char (*)[ADDRESS_BYTES_MAX + 1])letter->addresses,
+                        letter->address_count);
+        break;
     case CONTROL_WAKE:
         break;
     case CONTROL_STOP:
@@ -488,6 +506,7 @@ static void take_letter(struct control *control, struct control_letter *letter)
         break;
     }
     arena_release(&letter->arena);
+    free(letter->addresses);
     free(letter);
 }
 
@@ -582,6 +601,15 @@ void control_handlers_changed(struct control *control)
     mailbox_send(&control->box, &new_letter(CONTROL_HANDLERS)->mail);
 }
 
+void control_discovered(struct control *control, char (*addresses)[ADDRESS_BYTES_MAX + 1], size_t count)
+{
+    struct control_letter *letter = new_letter(CONTROL_DISCOVERED);
+
+    letter->addresses = addresses;
+    letter->address_count = count;
+    mailbox_send(&control->box, &letter->mail);
+}
+
 void control_wake(struct control *control)
 {
     mailbox_send(&control->box, &new_letter(CONTROL_WAKE)->mail);
@@ -604,6 +632,7 @@ struct control *control_new(struct node *node, const struct founding *stored)
     struct founding_settings founding = {
         .node_id = node->id,
         .expect = (uint32_t)node->config.bootstrap_expect,
+        .cluster_name = bytes_of(node->config.cluster_name),
         .partition_count = (uint32_t)node->config.partitions,
         .replication_factor = (uint32_t)node->config.replication_factor,
         .seed = random_u64(),
@@ -621,6 +650,12 @@ struct control *control_new(struct node *node, const struct founding *stored)
     control->swim = swim_new(&swim, &swim_effects, clock_monotonic_ms());
     for (size_t i = 0; i < node->config.join_count; i++)
         swim_join(control->swim, node->config.join[i]);
+    for (size_t i = 0; i < node->config.discover_count; i++)
+        if (strncmp(node->config.discover[i], "static:", 7) == 0)
+            swim_join(control->swim, node->config.discover[i] + 7);
+        else if (strncmp(node->config.discover[i], "dns:", 4) != 0 &&
+                 strncmp(node->config.discover[i], "multicast", 9) != 0)
+            swim_join(control->swim, node->config.discover[i]);
     publish(control);
     control->founding =
         founding_new(&founding, &founding_effects, stored, clock_monotonic_ms());
@@ -668,6 +703,7 @@ void control_free(struct control *control)
         struct mail *next = mail->next;
 
         arena_release(&CONTAINER_OF(mail, struct control_letter, mail)->arena);
+        free(CONTAINER_OF(mail, struct control_letter, mail)->addresses);
         free(CONTAINER_OF(mail, struct control_letter, mail));
         mail = next;
     }

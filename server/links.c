@@ -27,6 +27,13 @@ struct links {
     bool stopping;
 };
 
+struct bytes node_cluster_name(const struct node *node)
+{
+    const struct founding *founding = atomic_load(&((struct node *)node)->founding);
+
+    return founding == NULL ? bytes_of(node->config.cluster_name) : founding->cluster_name;
+}
+
 void node_hello(const struct node *node, struct hello *hello, uint64_t target)
 {
     const struct founding *founding = atomic_load(&((struct node *)node)->founding);
@@ -34,7 +41,7 @@ void node_hello(const struct node *node, struct hello *hello, uint64_t target)
     *hello = (struct hello){
         .present = true,
         .cluster_id = founding == NULL ? BYTES_NONE : founding->cluster_id,
-        .cluster_name = founding == NULL ? BYTES_NONE : founding->cluster_name,
+        .cluster_name = node_cluster_name(node),
         .node_id = node->id,
         .name = bytes_of(node->config.name),
         .address = bytes_of(node->advertise),

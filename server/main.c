@@ -264,6 +264,8 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
     if (status == STATUS_OK)
         (void)control_new(node, stored);
     if (status == STATUS_OK)
+        status = discovery_new(&node->discovery, node, fault);
+    if (status == STATUS_OK)
         status = serve(node, fault);
     arena_release(&arena);
     return status;
@@ -312,6 +314,7 @@ static void stop(struct node *node, struct http *http)
 {
     struct timespec moment = {0, 5000000};
 
+    discovery_free(node->discovery);
     if (node->control != NULL)
         control_stop(node->control);
     watchers_stop();

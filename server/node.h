@@ -32,6 +32,7 @@ struct modules;
 struct routes;
 struct placements;
 struct orders;
+struct discovery;
 struct range_fetches;
 struct read_relays;
 struct feeder;
@@ -55,6 +56,7 @@ struct node {
     struct routes *routes;
     struct placements *placements;
     struct orders *orders;
+    struct discovery *discovery; /* NULL: none is wanted */
     struct range_fetches *range_fetches;
     struct read_relays *read_relays;
     struct feeder *feeder;
@@ -302,6 +304,12 @@ uint64_t placements_version(struct placements *placements);
 /* May this peer talk to us? NULL, or what to tell it. */
 const char *node_refusal(struct node *node, const struct hello *hello, char *text, size_t room);
 
+/* ---- discovery.c ---- */
+
+/* *out is NULL when the settings want none. */
+MUST_USE enum status discovery_new(struct discovery **out, struct node *node, struct fault *fault);
+void discovery_free(struct discovery *discovery); /* while the control thread runs */
+
 /* ---- orders.c ---- */
 
 struct orders *orders_new(struct node *node);
@@ -332,6 +340,8 @@ void links_tick(struct links *links, uint64_t now_ms);
 /* A frame for a peer; dropped when there is no link or its queue is full. Any thread. */
 void links_send(struct links *links, uint64_t node_id, struct bytes frame);
 bool links_up(struct links *links, uint64_t node_id);
+/* Of the cluster that it belongs to, or wants to. */
+struct bytes node_cluster_name(const struct node *node);
 void node_hello(const struct node *node, struct hello *hello, uint64_t target);
 
 /* ---- control.c ---- */
@@ -345,6 +355,8 @@ void control_gossip_received(struct control *control, struct arena *arena,
                              const struct gossip_frame *frame);
 void control_link_broken(struct control *control, uint64_t node_id);
 void control_handlers_changed(struct control *control);
+/* What discovery found now. Takes the addresses. */
+void control_discovered(struct control *control, char (*addresses)[ADDRESS_BYTES_MAX + 1], size_t count);
 void control_wake(struct control *control); /* look after everything now */
 /* A packed GetTopologyResponse. Any thread. */
 void control_topology(struct control *control, struct buffer *out);

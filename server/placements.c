@@ -90,6 +90,7 @@ const char *node_refusal(struct node *node, const struct hello *hello, char *tex
 {
     struct hello_view view = {.own = atomic_load(&node->founding),
                               .own_node_id = node->id,
+                              .cluster_name = node_cluster_name(node),
                               .alive = is_alive,
                               .context = node};
     const char *refusal;

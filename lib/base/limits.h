@@ -51,6 +51,8 @@
 #define FOUNDERS_MAX 64
 #define MEMBERS_MAX 1024
 #define SYSTEM_VOTERS_MAX 5
+/* Addresses that discovery proposes at a time. */
+#define DISCOVERED_MAX 64
 #define NAME_BYTES_MAX 63
 #define ZONE_BYTES_MAX 63
 #define CAPACITY_MAX 10000

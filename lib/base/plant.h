@@ -31,6 +31,7 @@
     X(EVENT_SKIPPED, "a subscription goes on one event too far where a page ends")                \
     X(DAMAGE_IGNORED, "a record's checksum is not compared")                                      \
     X(PROCESSOR_NOT_AWAITED, "a repeat is answered while processors are at work")                 \
+    X(CONFIGURATION_FORGOTTEN, "a configuration that came with a range isn't told as committed")  \
     X(REQUEST_ID_REUSED, "after a restart requests to peers have the ids of the life before")
 
 #define PLANT_ENUM(name, text) PLANT_##name,

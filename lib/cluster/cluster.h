@@ -54,6 +54,8 @@ struct swim *swim_new(const struct swim_settings *settings, const struct swim_ef
 void swim_free(struct swim *swim);
 /* Ask this address for the cluster, now and again until it is a known member's. */
 void swim_join(struct swim *swim, const char *address);
+/* What discovery found now, in place of what it found before: asked as those of swim_join() are. */
+void swim_discovered(struct swim *swim, const char (*addresses)[ADDRESS_BYTES_MAX + 1], size_t count);
 void swim_receive(struct swim *swim, const struct swim_message *message, uint64_t now_ms);
 void swim_tick(struct swim *swim, uint64_t now_ms);
 uint64_t swim_deadline(const struct swim *swim);
@@ -76,6 +78,7 @@ struct founding_process;
 struct founding_settings {
     uint64_t node_id;
     uint32_t expect; /* founders to wait for; 0 waits to be taken in */
+    struct bytes cluster_name; /* outlives the process */
     uint32_t partition_count;
     uint32_t replication_factor;
     uint64_t seed;
@@ -111,6 +114,7 @@ struct hello_view {
     const struct founding *own; /* NULL: we belong to no cluster yet */
     const struct placement *placement; /* NULL: not known yet */
     uint64_t own_node_id;
+    struct bytes cluster_name; /* that we want to belong to; empty for any */
     bool (*alive)(void *context, uint64_t node_id); /* as far as we know */
     void *context;
 };

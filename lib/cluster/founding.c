@@ -88,7 +88,7 @@ static void propose(struct founding_process *f, const struct founder *founders, 
         .cluster_id = bytes_of(arena_printf(&arena, "%016llx%016llx",
                                             (unsigned long long)draw(f),
                                             (unsigned long long)draw(f))),
-        .cluster_name = BYTES_LITERAL("cairn"),
+        .cluster_name = f->settings.cluster_name,
         .proposer = f->settings.node_id,
         .partition_count = f->settings.partition_count,
         .replication_factor = f->settings.replication_factor,
@@ -342,6 +342,14 @@ const char *hello_refusal(const struct hello *hello, const struct hello_view *vi
                  "peer protocol %u to %u is not spoken here (%d to %d); upgrade one release at a "
                  "time",
                  hello->protocol_min, hello->protocol_max, PEER_PROTOCOL_MIN, PEER_PROTOCOL_MAX);
+        return text;
+    }
+    if (view->cluster_name.len > 0 && hello->cluster_name.len > 0 &&
+        !bytes_equal(hello->cluster_name, view->cluster_name)) {
+        snprintf(text, room, "node %.*s is of the cluster named %.*s, this is %.*s", (int)hello->name.len,
+                 (const char *)hello->name.data, (int)hello->cluster_name.len,
+                 (const char *)hello->cluster_name.data, (int)view->cluster_name.len,
+                 (const char *)view->cluster_name.data);
         return text;
     }
     if (own == NULL)

@@ -39,6 +39,8 @@ struct swim {
     struct member_state *view; /* for swim_members() */
     struct seed seeds[SEEDS_MAX];
     size_t seed_count;
+    struct seed discovered[DISCOVERED_MAX];
+    size_t discovered_count;
     uint64_t random;
 
     uint32_t *order; /* shuffled round of probe targets */
@@ -600,6 +602,9 @@ static void tick_join(struct swim *s)
     for (size_t i = 0; i < s->seed_count; i++)
         if (!seed_is_member(s, &s->seeds[i]))
             send_all(s, SWIM_PUSH, 0, bytes_of(s->seeds[i].address));
+    for (size_t i = 0; i < s->discovered_count; i++)
+        if (!seed_is_member(s, &s->discovered[i]))
+            send_all(s, SWIM_PUSH, 0, bytes_of(s->discovered[i].address));
 }
 
 static void push_to(struct swim *s, bool dead)
@@ -650,6 +655,9 @@ uint64_t swim_deadline(const struct swim *s)
                 next = s->next_gossip;
     for (size_t i = 0; i < s->seed_count; i++)
         if (!seed_is_member(s, &s->seeds[i]) && s->next_join < next)
+            next = s->next_join;
+    for (size_t i = 0; i < s->discovered_count; i++)
+        if (!seed_is_member(s, &s->discovered[i]) && s->next_join < next)
             next = s->next_join;
     for (size_t i = 1; i < s->count; i++)
         if (s->peers[i].state.status == MEMBER_SUSPECT && s->peers[i].suspect_until < next)
@@ -705,6 +713,14 @@ void swim_join(struct swim *s, const char *address)
         return;
     snprintf(s->seeds[s->seed_count++].address, ADDRESS_BYTES_MAX + 1, "%s", address);
     s->next_join = s->now;
+}
+
+void swim_discovered(struct swim *s, const char (*addresses)[ADDRESS_BYTES_MAX + 1], size_t count)
+{
+    s->discovered_count = 0;
+    for (size_t i = 0; i < count && s->discovered_count < DISCOVERED_MAX; i++)
+        if (!bytes_equal(bytes_of(addresses[i]), s->peers[0].state.address))
+            snprintf(s->discovered[s->discovered_count++].address, ADDRESS_BYTES_MAX + 1, "%s", addresses[i]);
 }
 
 size_t swim_members(const struct swim *s, const struct member_state **members)

@@ -387,7 +387,7 @@ static void settle_configuration(struct partition *p, const struct turn *turn)
     struct raft_buffer packed;
     struct blob *copy;
 
-    if (index == 0 || index > p->applied.index || index > raft_commit_index(&p->raft) || p->restoring ||
+    if (index == 0 || PLANTED(CONFIGURATION_FORGOTTEN) || index > p->applied.index || index > raft_commit_index(&p->raft) || p->restoring ||
         raft_configuration_encode(&p->raft.configuration, &packed) != 0)
         return;
     copy = blob_new(packed.len);

@@ -449,6 +449,31 @@ enum status gossip_decode(struct bytes packed, struct arena *arena, struct gossi
     return STATUS_OK;
 }
 
+/* ---- discovery ---- */
+
+void wire_announcement_pack(struct buffer *out, const struct announcement *announcement)
+{
+    put_bytes(out, 1, announcement->cluster_name);
+    put_fixed64(out, 2, announcement->node_id);
+    put_bytes(out, 3, announcement->address);
+}
+
+enum status wire_announcement_decode(struct bytes packed, struct arena *arena,
+                                     struct announcement *announcement, struct fault *fault)
+{
+    Cairn__Peer__V1__Announcement *message = wire_unpack(
+        &cairn__peer__v1__announcement__descriptor, packed, arena, "announcement", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    if (message->node_id == 0 || strlen(message->cluster_name) > NAME_BYTES_MAX || message->address[0] == '\0' ||
+        strlen(message->address) > ADDRESS_BYTES_MAX)
+        return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE", "an announcement is out of bounds");
+    *announcement = (struct announcement){from_text(message->cluster_name), message->node_id,
+                                          from_text(message->address)};
+    return STATUS_OK;
+}
+
 /* ---- bulk ---- */
 
 void wire_range_request_pack(struct buffer *out, const struct range_request *request)

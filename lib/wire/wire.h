@@ -809,6 +809,17 @@ void gossip_add_founding(struct buffer *out, enum founding_message_type type,
 MUST_USE enum status gossip_decode(struct bytes packed, struct arena *arena,
                                    struct gossip_frame *frame, struct fault *fault);
 
+/* ---- discovery ---- */
+
+struct announcement {
+    struct bytes cluster_name;
+    uint64_t node_id;
+    struct bytes address;
+};
+void wire_announcement_pack(struct buffer *out, const struct announcement *announcement);
+MUST_USE enum status wire_announcement_decode(struct bytes packed, struct arena *arena,
+                                              struct announcement *announcement, struct fault *fault);
+
 /* ---- bulk: the key range of a partition ---- */
 
 struct key_value {

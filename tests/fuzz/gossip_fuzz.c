@@ -26,6 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     struct swim_settings settings = {0};
     struct swim_effects effects = {NULL, on_send, on_changed};
     struct gossip_frame frame;
+    struct announcement announcement;
     struct fault fault;
     struct swim *swim;
 
@@ -42,6 +43,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
             swim_tick(swim, now);
         swim_free(swim);
     }
+    (void)!wire_announcement_decode((struct bytes){data, size}, &arena, &announcement, &fault);
     arena_release(&arena);
     return 0;
 }

@@ -30,6 +30,7 @@ PLANTS = {
     "LOSS_NOTICED_LATE": ("ownership", 400, 800),
     "SNAPSHOT_AHEAD": ("all", 20),
     "REQUEST_ID_REUSED": ("all", 200, 401),
+    "CONFIGURATION_FORGOTTEN": ("placement", 100),
     "VOID_STATE_DECIDED_ON": ("rolling", 200, 201),
     "DAMAGE_IGNORED": ("rot", 50),
     "PROCESSOR_NOT_AWAITED": ("all", 50),

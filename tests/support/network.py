@@ -116,6 +116,8 @@ def _set_up(subnet: str, names: dict[int, str]) -> dict[int, int]:
         subprocess.run([*ip, "link", "set", device, "mtu", str(MTU), "up"], check=True)
         if namespace is not None:
             subprocess.run([*ip, "link", "set", "lo", "up"], check=True)
+            subprocess.run([*ip, "link", "set", device, "multicast", "on"], check=True)
+            subprocess.run([*ip, "route", "add", "224.0.0.0/4", "dev", device], check=True)
     return tuns
 
 
@@ -156,6 +158,11 @@ def _serve(subnet: str, names: dict[int, str]) -> None:
                 if packet[0] >> 4 != 4:
                     continue
                 to = packet[19]
+                if 224 <= packet[16] < 240:  # multicast: to all others, as on a cable
+                    for other in tuns:
+                        if other not in (key.data, CLIENT) and (key.data, other) not in cut:
+                            _deliver(tuns, other, packet)
+                    continue
                 if to not in tuns or (key.data, to) in cut or random.random() < rules["loss"]:
                     continue
                 if rules["delay_ms"] == 0 or CLIENT in (to, key.data):

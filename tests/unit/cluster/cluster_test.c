@@ -136,7 +136,11 @@ static void build(struct town *t, size_t count, uint32_t expect)
         char name[32], address[32];
         struct swim_settings swim = {.node_id = 100 + i, .seed = 7 + i, .unfounded = true};
         struct swim_effects swim_effects = {&residents[i], on_send, on_changed};
-        struct founding_settings founding = {100 + i, expect, 16, 3, 900 + i};
+        struct founding_settings founding = {.node_id = 100 + i,
+                                             .expect = expect,
+                                             .partition_count = 16,
+                                             .replication_factor = 3,
+                                             .seed = 900 + i};
         struct founding_effects founding_effects = {&residents[i], on_persist, on_send_founding,
                                                     on_founded};
 
