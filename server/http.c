@@ -69,6 +69,8 @@ static void print_metrics(struct node *node, struct buffer *out)
             atomic_load(&m->ownership_gained));
     counter(out, "cairn_partition_ownership_lost_total", "Ownerships ended",
             atomic_load(&m->ownership_lost));
+    counter(out, "cairn_partition_range_bytes_total", "Bytes of key ranges got from peers",
+            atomic_load(&m->range_bytes));
     counter(out, "cairn_partition_ranges_installed_total", "Key ranges got from peers",
             atomic_load(&m->ranges_installed));
     counter(out, "cairn_partition_repairs_total", "Damaged partitions got anew from peers",

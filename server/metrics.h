@@ -29,6 +29,7 @@ struct metrics {
     atomic_ullong ownership_gained;
     atomic_ullong ownership_lost;
     atomic_ullong ranges_installed;
+    atomic_ullong range_bytes; /* of ranges that came */
     atomic_ullong repairs;
     atomic_ullong events_given; /* to subscriptions and ReadAll */
     atomic_ullong group_events, group_redelivered, group_parked, group_count, group_member_count;

@@ -301,6 +301,8 @@ bool placements_set(struct placements *placements, const struct placement *place
 /* A copy; false before the first. */
 bool placements_get(struct placements *placements, struct arena *arena, struct placement *placement);
 uint64_t placements_version(struct placements *placements);
+/* What this node may take of ranges in a second; 0 for no limit. */
+uint64_t placements_transfer_bytes(struct placements *placements);
 /* May this peer talk to us? NULL, or what to tell it. */
 const char *node_refusal(struct node *node, const struct hello *hello, char *text, size_t room);
 

@@ -79,6 +79,16 @@ uint64_t placements_version(struct placements *placements)
     return version;
 }
 
+uint64_t placements_transfer_bytes(struct placements *placements)
+{
+    uint64_t bytes;
+
+    pthread_mutex_lock(&placements->lock);
+    bytes = placements->newest.transfer_bytes;
+    pthread_mutex_unlock(&placements->lock);
+    return bytes;
+}
+
 static bool is_alive(void *context, uint64_t node_id)
 {
     struct node *node = context;

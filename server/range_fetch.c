@@ -6,7 +6,10 @@
  */
 #include "node.h"
 
-enum { RETRY_MS = 500 };
+enum {
+    RETRY_MS = 500,
+    BURST_MS = 300, /* what the limit allows in this time may come at once */
+};
 
 struct range_fetch {
     struct range_fetch *next;
@@ -20,6 +23,7 @@ struct range_fetch {
     uint64_t retry_ms;
     atomic_int writing; /* pages at the storage thread */
     size_t attempts;
+    struct rpc_stream *throttled; /* held; goes on when the limit allows more */
     bool complete;
     bool unwanted; /* stop, and say so */
     bool done;
@@ -30,6 +34,9 @@ struct range_fetches {
     pthread_mutex_t lock;
     struct range_fetch *first;
     bool stopping;
+    /* The limit (of the placement) for all of them: bytes that may still come, below 0 after a large page. */
+    int64_t allowance;
+    uint64_t refilled_us;
 };
 
 /* A page at the storage thread. Meanwhile its stream reads no further one. */
@@ -38,12 +45,50 @@ struct page_write {
     struct rpc_stream *stream;
 };
 
+/* With the lock held. */
+static void refill(struct range_fetches *all)
+{
+    uint64_t limit = placements_transfer_bytes(all->node->placements);
+    uint64_t now = clock_monotonic_us();
+    uint64_t passed = now - all->refilled_us;
+
+    if (limit == 0) {
+        all->allowance = INT64_MAX;
+        all->refilled_us = now;
+        return;
+    }
+    if (passed > 1000000)
+        passed = 1000000;
+    if (limit * passed / 1000000 == 0)
+        return; /* too little time for one byte */
+    all->refilled_us = now;
+    if (all->allowance > (int64_t)(limit * BURST_MS / 1000))
+        all->allowance = 0; /* the limit is new */
+    all->allowance += (int64_t)(limit * passed / 1000000);
+    if (all->allowance > (int64_t)(limit * BURST_MS / 1000))
+        all->allowance = (int64_t)(limit * BURST_MS / 1000);
+}
+
+/* The next page comes now, or when the limit allows it. */
+static void go_on(struct range_fetch *fetch, struct rpc_stream *stream)
+{
+    struct range_fetches *all = fetch->all;
+
+    pthread_mutex_lock(&all->lock);
+    refill(all);
+    if (all->allowance > 0)
+        rpc_stream_pause(stream, false);
+    else if (fetch->throttled == NULL)
+        fetch->throttled = rpc_stream_hold(stream);
+    pthread_mutex_unlock(&all->lock);
+}
+
 static void page_written(void *context, bool written)
 {
     struct page_write *page = context;
 
     if (written)
-        rpc_stream_pause(page->stream, false);
+        go_on(page->fetch, page->stream);
     else
         rpc_stream_cancel(page->stream);
     rpc_stream_drop(page->stream);
@@ -107,6 +152,11 @@ static void on_message(void *user, struct rpc_stream *stream, struct bytes messa
     struct fault fault;
     enum status status = wire_range_part_decode(message, &arena, &part, &fault);
 
+    METRIC_ADD(fetch->all->node, range_bytes, message.len);
+    pthread_mutex_lock(&fetch->all->lock);
+    fetch->all->allowance -= (int64_t)message.len;
+    pthread_mutex_unlock(&fetch->all->lock);
+
     if (status == STATUS_OK && part.family >= STORE_LOG && part.pair_count > 0)
         status = fault_set(&fault, STATUS_INVALID, "MALFORMED_MESSAGE", "family %u isn't shipped",
                            part.family);
@@ -129,6 +179,8 @@ static void on_closed(void *user, struct rpc_stream *stream, int code, const cha
     (void)text;
     pthread_mutex_lock(&fetch->all->lock);
     fetch->stream = NULL;
+    rpc_stream_drop(fetch->throttled);
+    fetch->throttled = NULL;
     fetch->done = fetch->complete;
     fetch->retry_ms = clock_monotonic_ms() + RETRY_MS;
     pthread_mutex_unlock(&fetch->all->lock);
@@ -224,6 +276,13 @@ void range_fetches_tick(struct range_fetches *all, uint64_t now_ms)
     int running = 0;
 
     pthread_mutex_lock(&all->lock);
+    refill(all);
+    for (struct range_fetch *fetch = all->first; fetch != NULL && all->allowance > 0; fetch = fetch->next)
+        if (fetch->throttled != NULL) {
+            rpc_stream_pause(fetch->throttled, false);
+            rpc_stream_drop(fetch->throttled);
+            fetch->throttled = NULL;
+        }
     while (*at != NULL) {
         struct range_fetch *fetch = *at;
 

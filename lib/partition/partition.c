@@ -16,6 +16,8 @@
 
 enum {
     ENGINE_HEARTBEAT_MS = 2, /* see partition_deadline() */
+    JOIN_LOG_BYTES = 256 << 10,
+    JOIN_TRAILING = 256,
     /* How long a leader waits for a snapshot to be taken before it tries its log again (libraft: 30 s).
      * Asking again costs nothing: a range that is on its way isn't begun anew. */
     SNAPSHOT_RETRY_MS = 3000,
@@ -1062,6 +1064,15 @@ static bool changed_configuration(const struct raft_configuration *from, enum re
     return code == 0 && known == (change != REPLICA_ADD) && to->n > 0 && to->n <= REPLICAS_MAX;
 }
 
+/* Entries that the other followers may still need: about as many bytes as may go without a range. */
+static uint64_t join_trailing(const struct partition *p)
+{
+    uint64_t since = p->applied.index - p->checkpoint.index;
+    uint64_t fit = since * JOIN_LOG_BYTES / p->bytes_since_checkpoint;
+
+    return fit < JOIN_TRAILING ? fit : JOIN_TRAILING;
+}
+
 enum status partition_change(struct partition *p, enum replica_change change, uint64_t node_id,
                              const struct turn *turn)
 {
@@ -1083,6 +1094,10 @@ enum status partition_change(struct partition *p, enum replica_change change, ui
     payload = blob_new(packed.len);
     memcpy(payload->data, packed.base, packed.len);
     raft_free(packed.base);
+    /* Who joins gets the range, at the pace that is set for that, and not a long log at any. */
+    if (change == REPLICA_ADD && p->bytes_since_checkpoint > JOIN_LOG_BYTES &&
+        p->applied.index > p->checkpoint.index && p->applied.index <= p->last_index)
+        take_checkpoint(p, join_trailing(p), turn);
     return submit(p, RAFT_CHANGE, payload, turn, &index);
 }
 

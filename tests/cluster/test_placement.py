@@ -194,3 +194,72 @@ def test_a_live_members_place_is_not_taken(shared_three):
     heir.start()
     wait_until(lambda: "MEMBER_ALIVE" in heir.log(), 20 * SLOW, "it is told that n2 is alive")
     heir.kill()
+
+
+@pytest.mark.timeout(500)
+@pytest.mark.parametrize("step", ["gets a standby", "replica-joins", "gets a voter", "loses a replica"])
+def test_a_node_that_dies_at_a_step_of_a_move_loses_nothing(step):
+    """kill -9 of whoever comes to the step first, while a node leaves and another takes its place."""
+    with Cluster(4, arguments=QUICK) as cluster, Load(cluster.endpoints) as load:
+        wait_settled(cluster, ["n1", "n2", "n3", "n4"])
+        load.wait_for(50)
+        seen = {n.name: len(n.log()) for n in cluster.nodes}
+        with cairn.Client(cluster.endpoints, timeout=30 * SLOW, try_timeout=1) as client:
+            client.drain_node("n4")
+        victim = wait_until(lambda: next((n for n in cluster.nodes if step in n.log()[seen[n.name]:]), None),
+                            30 * SLOW, step, 0.002)
+        victim.kill()
+        load.wait_for(50)
+        victim.start()
+        victim.wait_ready()
+        wait_settled(cluster, ["n1", "n2", "n3"], 90)
+        load.wait_for(50)
+        load.stop()
+        assert load.errors == []
+        with cairn.Client(cluster.endpoints[:3]) as client:
+            load.check(client)
+
+
+def test_the_owner_of_the_placement_dies_in_the_middle_of_a_plan():
+    with Cluster(3, arguments=QUICK) as cluster, Load(cluster.endpoints) as load:
+        for name in ("n4", "n5"):
+            cluster.add(name).start()
+        view = wait_until(lambda: next((v for v in [topology(cluster)] if v.placement_version > 4 and
+                                        not is_settled(v)), None), 30 * SLOW, "a plan is under way", 0.02)
+        owner = next(m.name for m in view.members if m.node_id == view.system_partition.owner)
+        victim = next(n for n in cluster.nodes if n.name == owner)
+        victim.kill()
+        load.wait_for(50)
+        victim.start()
+        wait_settled(cluster, ["n1", "n2", "n3", "n4", "n5"], 90)
+        assert load.errors == []
+
+
+def test_a_move_keeps_to_its_limit_and_memory_stays_flat():
+    """What a new node takes in a second is what is allowed, within a tenth, and others' commands stay quick."""
+    limit = 4 << 20
+    with Cluster(1, arguments=("--partitions", "8", "--replication-factor", "1",
+                               "--transfer-limit", "4MiB", *QUICK)) as cluster:
+        first = cluster.nodes[0]
+        with cairn.Client([first.endpoint], timeout=20 * SLOW) as client:
+            for i in range(640):
+                client.dispatch(cairn.Command("echo", f"big-{i}", "Put", {"x": "ab" * 40000}))
+            second = cluster.add("n2")
+            second.start()
+            second.wait_ready()
+
+            def taken():
+                return second.metrics()["cairn_partition_range_bytes_total"]
+            wait_until(lambda: taken() > limit / 2, 30 * SLOW, "the first range comes", 0.01)
+            began, before = time.monotonic(), taken()
+            slowest = 0.0
+            while time.monotonic() - began < 4:
+                started = time.monotonic()
+                client.dispatch(cairn.Command("echo", "small", "Put", "x"))
+                slowest = max(slowest, time.monotonic() - started)
+            rate = (taken() - before) / (time.monotonic() - began)
+            print(f"{rate / limit:.3f} of the limit; slowest command {slowest * 1000:.0f} ms")
+            assert rate <= 1.1 * limit
+            assert rate >= 0.9 * limit / SLOW
+            view = wait_settled(cluster, ["n1", "n2"], 60, width=1)
+            assert sorted(m.replicas for m in view.members) == [4, 4]

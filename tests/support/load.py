@@ -58,6 +58,9 @@ class Load:
         return self
 
     def __exit__(self, *exc):
+        self.stop()
+
+    def stop(self):
         self._stop.set()
         for thread in self._threads:
             thread.join()
