@@ -1,0 +1,40 @@
+/*
+ * Calls a Cairn cluster from C: one call at a time, tried at one endpoint after the other while the answer is
+ * "unavailable" and nothing came yet. Messages go in and out packed; the headers of cairn/v1 made by protobuf-c pack them.
+ *
+ * Thread rule: one thread at a time.
+ */
+#ifndef CAIRN_CLIENT_H
+#define CAIRN_CLIENT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct cairn_client;
+
+/* Why a call failed. */
+struct cairn_error {
+    int code;         /* of gRPC; 0 when it didn't fail */
+    char reason[64];  /* of google.rpc.ErrorInfo, such as NOT_A_REPLICA; empty when there is none */
+    char message[512];
+};
+
+/* `endpoints` is HOST:PORT, comma-separated. NULL when none of them is one. Nothing is dialled yet. */
+struct cairn_client *cairn_client_new(const char *endpoints);
+void cairn_client_free(struct cairn_client *client);
+
+/* What came: called for each message, from the thread that calls. False ends the call, as done. */
+typedef bool cairn_client_message(void *user, const uint8_t *packed, size_t len);
+
+/*
+ * One call of "/package.Service/Method": unary, or one whose answers stream. Waits for its end, at most
+ * timeout_ms (0: for ever, for a stream that goes on). 0, or the gRPC code, then *error says why.
+ */
+int cairn_client_call(struct cairn_client *client, const char *method, const uint8_t *packed, size_t len,
+                      uint32_t timeout_ms, cairn_client_message *message, void *user, struct cairn_error *error);
+
+/* The endpoint that answered last. */
+const char *cairn_client_endpoint(const struct cairn_client *client);
+
+#endif
