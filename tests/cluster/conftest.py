@@ -7,7 +7,10 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "support"))
 
+import cairn.client  # noqa: E402
 from cluster import Cluster  # noqa: E402
+
+cairn.client.ROUTE = False  # most tests are about what the nodes do; test_routing.py is about the clients
 
 
 def pytest_configure(config):

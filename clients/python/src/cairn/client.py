@@ -19,9 +19,13 @@ import grpc.aio
 from . import errors
 from .connection import OPTIONS
 from .model import Command, Event, NewEvent, Origin, Outcome, Snapshot, Upcasters, write_origin
+from .routing import AsyncWatcher, Router
 from .processor import Delivered, Processor
 from .subscription import BEGINNING, AsyncSubscription, Filter, Following, Subscription, Watchdog, start_message
 from .v1 import cluster_pb2, cluster_pb2_grpc, command_pb2, command_pb2_grpc, event_pb2, event_pb2_grpc
+
+ROUTE = True  # commands and reads of an aggregate go straight to its owner, unless a client says otherwise
+
 
 class _Attempts:
     """How long to go on, how long one try may take, how long to wait in between."""
@@ -70,17 +74,21 @@ def _read_request(aggregate_id, from_sequence, backwards, stale, limit):
 
 
 class Client:
-    """Synchronous. Safe to use from several threads."""
+    """Synchronous. Safe to use from several threads. With `route` (the default) what concerns one aggregate goes
+    straight to its owner, and to any of the endpoints when that can't be reached."""
 
     def __init__(self, endpoints: Sequence[str] = ("localhost:7411",), timeout: float = 30.0,
-                 try_timeout: float = 2.0):
+                 try_timeout: float = 2.0, route: bool | None = None):
         self._endpoints = list(endpoints)
         self._channels = [grpc.insecure_channel(e, OPTIONS) for e in endpoints]
         self._next = itertools.count()
         self._timeout = timeout
         self._try_timeout = try_timeout
+        self._router = Router(self._channels) if (ROUTE if route is None else route) else None
 
     def close(self) -> None:
+        if self._router is not None:
+            self._router.close()
         for channel in self._channels:
             channel.close()
 
@@ -93,19 +101,29 @@ class Client:
     def _channel(self) -> grpc.Channel:
         return self._channels[next(self._next) % len(self._channels)]
 
-    def _call(self, method, request, timeout):
+    def _route(self, aggregate_id: str | None) -> tuple[str | None, grpc.Channel]:
+        """The owner of the aggregate where it is known, else the next endpoint."""
+        routed = self._router.channel(aggregate_id) if self._router is not None and aggregate_id else None
+        return routed or (None, self._channel())
+
+    def _call(self, method, request, timeout, aggregate_id=None):
         attempts = _Attempts(timeout or self._timeout, self._try_timeout)
         while True:
+            owner, channel = self._route(aggregate_id)
             try:
-                return method(self._channel())(request, timeout=attempts.try_timeout())
-            except grpc.RpcError as error:
-                time.sleep(attempts.pause_after(errors.from_rpc(error)))
+                return method(channel)(request, timeout=attempts.try_timeout())
+            except grpc.RpcError as broken:
+                error = errors.from_rpc(broken)
+                if owner is not None and errors.is_retryable(error):
+                    self._router.table.avoid(owner)
+                time.sleep(attempts.pause_after(error))
 
     def dispatch(self, command: Command, timeout: float | None = None) -> Outcome:
         """Send a command and wait for its outcome. Raises Rejected, Conflict, InvalidCommand, ..."""
         request = command_pb2.DispatchRequest(command=command.to_message())
         return Outcome.from_message(self._call(
-            lambda channel: command_pb2_grpc.CommandServiceStub(channel).Dispatch, request, timeout))
+            lambda channel: command_pb2_grpc.CommandServiceStub(channel).Dispatch, request, timeout,
+            command.aggregate_id))
 
     def append(self, aggregate_type: str, aggregate_id: str, events: Iterable[NewEvent],
                expected_sequence: int | None = None, command_id: str | None = None,
@@ -113,7 +131,7 @@ class Client:
         """Append events without a handler, exactly once for each command id."""
         request = _append_request(aggregate_type, aggregate_id, events, expected_sequence, command_id, origin)
         return Outcome.from_message(self._call(
-            lambda channel: event_pb2_grpc.EventServiceStub(channel).Append, request, timeout))
+            lambda channel: event_pb2_grpc.EventServiceStub(channel).Append, request, timeout, aggregate_id))
 
     def read(self, aggregate_id: str, from_sequence: int | None = None, backwards: bool = False,
              stale: bool = False, limit: int = 0, timeout: float | None = None) -> Iterator[Event]:
@@ -122,8 +140,8 @@ class Client:
         attempts = _Attempts(timeout or self._timeout, timeout or self._timeout)
         request = _read_request(aggregate_id, from_sequence, backwards, stale, limit)
         while True:
-            call = event_pb2_grpc.EventServiceStub(self._channel()).ReadAggregate(
-                request, timeout=attempts.try_timeout())
+            owner, channel = self._route(aggregate_id)
+            call = event_pb2_grpc.EventServiceStub(channel).ReadAggregate(request, timeout=attempts.try_timeout())
             watchdog = Watchdog(call, self._try_timeout)
             try:
                 for page in call:
@@ -136,8 +154,11 @@ class Client:
                         request.limit -= request.limit > 0
                     watchdog.alive()
                 return
-            except grpc.RpcError as error:
-                time.sleep(attempts.pause_after(errors.from_rpc(error)))
+            except grpc.RpcError as broken:
+                error = errors.from_rpc(broken)
+                if owner is not None and errors.is_retryable(error):
+                    self._router.table.avoid(owner)
+                time.sleep(attempts.pause_after(error))
             finally:
                 watchdog.stop()
                 call.cancel()
@@ -344,21 +365,39 @@ class _Stream:
 
 
 class AsyncClient:
-    """For asyncio: commands are pipelined over one stream to each endpoint."""
+    """For asyncio: commands are pipelined over one stream to each node. With `route` (the default) each goes
+    straight to its aggregate's owner, and to any of the endpoints when that can't be reached."""
 
     def __init__(self, endpoints: Sequence[str] = ("localhost:7411",), timeout: float = 30.0,
-                 try_timeout: float = 2.0):
+                 try_timeout: float = 2.0, route: bool | None = None):
         self._channels = [grpc.aio.insecure_channel(e, OPTIONS) for e in endpoints]
         self._streams = [_Stream(channel) for channel in self._channels]
         self._next = itertools.count()
         self._timeout = timeout
         self._try_timeout = try_timeout
+        self._watcher = AsyncWatcher(self._channels) if (ROUTE if route is None else route) else None
+        self._owners: dict[str, tuple[grpc.aio.Channel, _Stream]] = {}
 
     async def close(self) -> None:
-        for stream in self._streams:
+        if self._watcher is not None:
+            await self._watcher.close()
+        for stream in [*self._streams, *(stream for _, stream in self._owners.values())]:
             await stream.close()
-        for channel in self._channels:
+        for channel in [*self._channels, *(channel for channel, _ in self._owners.values())]:
             await channel.close()
+
+    def _route(self, aggregate_id: str) -> tuple[str | None, _Stream]:
+        """The stream to the owner of the aggregate where it is known, else to the next endpoint."""
+        owner = None
+        if self._watcher is not None:
+            self._watcher.start()
+            owner = self._watcher.table.owner_of(aggregate_id)
+        if owner is None:
+            return None, self._streams[next(self._next) % len(self._streams)]
+        if owner not in self._owners:
+            channel = grpc.aio.insecure_channel(owner, OPTIONS)
+            self._owners[owner] = channel, _Stream(channel)
+        return owner, self._owners[owner][1]
 
     async def __aenter__(self) -> AsyncClient:
         return self
@@ -371,10 +410,12 @@ class AsyncClient:
         attempts = _Attempts(timeout or self._timeout, self._try_timeout)
         message = command.to_message()
         while True:
-            stream = self._streams[next(self._next) % len(self._streams)]
+            owner, stream = self._route(command.aggregate_id)
             try:
                 return await stream.dispatch(message, attempts.try_timeout())
             except errors.CairnError as error:
+                if owner is not None and errors.is_retryable(error):
+                    self._watcher.table.avoid(owner)
                 await asyncio.sleep(attempts.pause_after(error))
 
     async def read(self, aggregate_id: str, from_sequence: int | None = None,
