@@ -350,6 +350,7 @@ static void add_placement(struct topology *topology, struct topology_member *mem
     topology->moves_at_once = placement->moves_at_once;
     topology->transfer_bytes = placement->transfer_bytes;
     topology->grace_ms = placement->grace_ms;
+    topology->release = placement->release;
 }
 
 void control_topology(struct control *control, struct buffer *out)

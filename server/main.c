@@ -135,6 +135,53 @@ static enum status load_identity(struct node *node, struct fault *fault)
     return status;
 }
 
+/* ---- the store's form ---- */
+
+/* None is told: the first. */
+static enum status check_release(struct node *node, struct fault *fault)
+{
+    struct store_key key = key_meta("release");
+    struct arena arena = {0};
+    struct bytes value;
+    enum status status = store_get(node->store, STORE_META, key_bytes(&key), &arena, &value, fault);
+    uint32_t release = 1;
+
+    if (status == STATUS_OK && value.len == sizeof release)
+        memcpy(&release, value.data, sizeof release);
+    arena_release(&arena);
+    if (status != STATUS_OK && status != STATUS_NOT_FOUND)
+        return status;
+    if (release > PEER_PROTOCOL_MAX || release < PEER_PROTOCOL_MIN)
+        return fault_set(fault, STATUS_PRECONDITION, "DATA_DIR_RELEASE",
+                         "data directory %s has the form of release %u, this node reads releases %d to %d; upgrade "
+                         "one release at a time",
+                         node->config.data_dir, release, PEER_PROTOCOL_MIN, PEER_PROTOCOL_MAX);
+    atomic_store(&node->store_release, release);
+    return STATUS_OK;
+}
+
+static void release_written(void *context, bool written)
+{
+    struct node *node = context;
+
+    if (written)
+        journal(JOURNAL_INFO, "release-raised", "all members have release %u; older ones don't open this data any more",
+                atomic_load(&node->store_release));
+}
+
+void node_release_raised(struct node *node, uint32_t release)
+{
+    struct store_key key = key_meta("release");
+    struct store_batch *batch;
+
+    if (release <= atomic_load(&node->store_release) || release > PEER_PROTOCOL_MAX)
+        return;
+    atomic_store(&node->store_release, release);
+    batch = storage_take_batch(node->storage);
+    store_batch_put(batch, STORE_META, key_bytes(&key), (struct bytes){(const uint8_t *)&release, sizeof release});
+    storage_write_for(node->storage, batch, release_written, node);
+}
+
 static enum status open_data(struct node *node, struct fault *fault)
 {
     struct store_settings settings = {
@@ -151,6 +198,8 @@ static enum status open_data(struct node *node, struct fault *fault)
     settings.path = path;
     if (status == STATUS_OK)
         status = store_open(&node->store, &settings, fault);
+    if (status == STATUS_OK)
+        status = check_release(node, fault);
     if (status == STATUS_OK)
         status = load_identity(node, fault);
     return status;

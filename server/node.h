@@ -68,6 +68,7 @@ struct node {
     atomic_bool draining;
     atomic_bool failed; /* the node must stop, with this exit code */
     atomic_int exit_code;
+    atomic_uint store_release; /* of the form that the store has */
     char advertise[ADDRESS_BYTES_MAX + 1];
 };
 
@@ -75,6 +76,8 @@ struct node {
 uint32_t node_partition_count(const struct node *node);
 uint32_t node_partition_of(const struct node *node, struct bytes aggregate_id);
 struct shard *node_shard_of(const struct node *node, uint32_t partition);
+/* All members have this release: the store takes its form, and older releases don't open it any more. */
+void node_release_raised(struct node *node, uint32_t release);
 /* Something that can't be survived happened: say it and begin to stop. Any thread. */
 void node_fail(struct node *node, const struct fault *fault);
 

@@ -197,6 +197,7 @@ static void effect_placement(void *context, const struct placement *placement)
     if (!placements_set(node->placements, placement))
         return;
     atomic_store(&node->metrics.placement_version, placement->version);
+    node_release_raised(node, placement->release);
     for (size_t i = 0; i < node->shard_count; i++)
         if (node->shards[i] != shard) {
             struct letter *letter = memory_zero(1, sizeof *letter);

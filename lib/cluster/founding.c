@@ -363,6 +363,14 @@ const char *hello_refusal(const struct hello *hello, const struct hello_view *vi
                  (int)own->cluster_id.len, (const char *)own->cluster_id.data);
         return text;
     }
+    if (view->placement != NULL && hello->protocol_max < view->placement->release) {
+        snprintf(text, room,
+                 "RELEASE_OLD: this cluster uses what is new with release %u, node %.*s has release %u; start it "
+                 "with the newer release",
+                 view->placement->release, (int)hello->name.len, (const char *)hello->name.data,
+                 hello->protocol_max);
+        return text;
+    }
     if (view->placement != NULL)
         return placed_refusal(hello, view, text, room);
     for (size_t i = 0; i < own->founder_count; i++)

@@ -288,6 +288,20 @@ static bool is_calm(struct plan *plan)
     return calm && plan->view->now_ms - planner->calm_since_ms >= planner->settings.settle_ms;
 }
 
+/* The release that all have, also those who are away: they may come back as they were. It never goes back. */
+static void raise_release(struct plan *plan)
+{
+    uint32_t common = plan->newest_protocol;
+
+    for (size_t i = 0; i < plan->seat_count; i++)
+        if (plan->seats[i].protocol < common)
+            common = plan->seats[i].protocol; /* 0 of one that was never seen */
+    if (common > plan->next->release) {
+        plan->next->release = common;
+        plan->changed = true;
+    }
+}
+
 /* ---- choosing ---- */
 
 static uint64_t score(uint64_t node_id, size_t partition)
@@ -690,6 +704,7 @@ bool planner_plan(struct planner *planner, const struct placement *current, cons
             enrol(&plan, &view->members[i]);
     seat_members(&plan, arena);
     count_loads(&plan);
+    raise_release(&plan);
     calm = is_calm(&plan);
     mend(&plan);
     fill(&plan);

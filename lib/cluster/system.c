@@ -150,6 +150,7 @@ static void submit_first(struct system_state *s, struct arena *arena)
         .moves_at_once = s->settings.defaults.moves_at_once,
         .transfer_bytes = s->settings.defaults.transfer_bytes,
         .grace_ms = s->settings.defaults.grace_ms,
+        .release = PEER_PROTOCOL_MIN,
     };
 
     for (size_t i = 0; i < founding->founder_count; i++)

@@ -72,6 +72,7 @@ void wire_topology_pack(struct buffer *out, const struct topology *topology)
     put_u64(out, 2, topology->transfer_bytes);
     put_u64(out, 3, topology->grace_ms);
     put_end(out, settings);
+    put_u64(out, 12, topology->release);
     put_end(out, begun);
 }
 

@@ -429,6 +429,7 @@ void wire_placement_pack(struct buffer *out, const struct placement *placement)
     put_u64(out, 8, placement->moves_at_once);
     put_u64(out, 9, placement->transfer_bytes);
     put_u64(out, 10, placement->grace_ms);
+    put_u64(out, 11, placement->release);
 }
 
 enum status placement_from(struct placement *placement, struct arena *arena,
@@ -452,6 +453,7 @@ enum status placement_from(struct placement *placement, struct arena *arena,
         .moves_at_once = message->moves_at_once,
         .transfer_bytes = message->transfer_bytes,
         .grace_ms = message->grace_ms,
+        .release = message->release,
     };
     for (size_t i = 0; i < message->n_members; i++) {
         const Cairn__Store__V1__PlacedMember *from = message->members[i];

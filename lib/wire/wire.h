@@ -541,6 +541,7 @@ struct placement {
     uint32_t moves_at_once;
     uint64_t transfer_bytes;
     uint64_t grace_ms;
+    uint32_t release; /* that every member has: what is new with it may be used */
 };
 void wire_placement_pack(struct buffer *out, const struct placement *placement);
 MUST_USE enum status wire_placement_decode(struct bytes packed, struct arena *arena,
@@ -596,13 +597,19 @@ struct topology {
     uint32_t moves_at_once;
     uint64_t transfer_bytes;
     uint64_t grace_ms;
+    uint32_t release;
 };
 /* A GetTopologyResponse; WatchTopologyResponse has the same form. */
 void wire_topology_pack(struct buffer *out, const struct topology *topology);
 
 /* ---- peer frames ---- */
 
-enum { PEER_PROTOCOL_MIN = 1, PEER_PROTOCOL_MAX = 1 };
+/* A node speaks its own release's protocol and the one before; so does its store. What is new with a release is
+ * used once the placement says that all members have it. Tests build a node of the next release. */
+#ifndef CAIRN_RELEASE
+#define CAIRN_RELEASE 1
+#endif
+enum { PEER_PROTOCOL_MAX = CAIRN_RELEASE, PEER_PROTOCOL_MIN = CAIRN_RELEASE > 1 ? CAIRN_RELEASE - 1 : 1 };
 
 struct hello {
     bool present;

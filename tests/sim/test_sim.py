@@ -27,16 +27,16 @@ PLANTS = {
     "FINGERPRINT_IGNORED": ("all", 20),
     "EXPECTATION_IGNORED": ("all", 20),
     "LAST_EVENT_LOST": ("all", 20),
-    "LOSS_NOTICED_LATE": ("ownership", 400, 800),
+    "LOSS_NOTICED_LATE": ("ownership", 200, 1501),
     "SNAPSHOT_AHEAD": ("all", 20),
-    "REQUEST_ID_REUSED": ("all", 200, 401),
+    "REQUEST_ID_REUSED": ("all", 200, 2001),
     "CONFIGURATION_FORGOTTEN": ("placement", 100),
     "VOID_STATE_DECIDED_ON": ("rolling", 200, 201),
     "DAMAGE_IGNORED": ("rot", 50),
     "PROCESSOR_NOT_AWAITED": ("all", 50),
     "EVENT_SKIPPED": ("all", 20),
     "CURSOR_AHEAD": ("all", 50),
-    "REFUSED_ON_VOID_STATE": ("all", 200, 201),
+    "REFUSED_ON_VOID_STATE": ("all", 200, 901),
 }
 
 

@@ -63,7 +63,7 @@ class Node:
     host: str = "127.0.0.1"
     prefix: list[str] = field(default_factory=list)  # what is put before the command
     environment: dict[str, str] = field(default_factory=dict)
-    program: str = "cairnd"
+    program: str = "cairnd"  # or a path to another build's
     process: subprocess.Popen | None = None
     log_path: pathlib.Path = field(default_factory=pathlib.Path)
 

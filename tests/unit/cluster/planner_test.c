@@ -58,6 +58,7 @@ static void begin(struct field *f, size_t founders, uint32_t partitions, uint32_
         .set_count = partitions + 1,
         .moves_at_once = 16,
         .grace_ms = 5000,
+        .release = 1,
     };
     for (size_t i = 0; i < founders; i++)
         f->placement.members[i] = (struct placed_member){f->members[i].node_id, f->members[i].name,
