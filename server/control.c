@@ -353,18 +353,17 @@ static void add_placement(struct topology *topology, struct topology_member *mem
     topology->release = placement->release;
 }
 
-void control_topology(struct control *control, struct buffer *out)
+void control_look(struct control *control, struct arena *arena, struct topology *topology)
 {
     struct node *node = control->node;
     const struct founding *founding = atomic_load(&node->founding);
-    struct arena arena = {0};
-    struct topology topology = {.node_id = node->id};
     struct topology_member *members;
     struct placement placement;
     size_t count;
-    const struct member_state *known = control_members(control, &arena, &count);
+    const struct member_state *known = control_members(control, arena, &count);
 
-    members = arena_take(&arena, count * sizeof *members);
+    *topology = (struct topology){.node_id = node->id};
+    members = arena_take(arena, count * sizeof *members);
     for (size_t i = 0; i < count; i++)
         members[i] = (struct topology_member){.node_id = known[i].node_id,
                                               .name = known[i].name,
@@ -375,22 +374,30 @@ void control_topology(struct control *control, struct buffer *out)
                                               .handler_count = known[i].handler_count,
                                               .zone = known[i].zone,
                                               .capacity = known[i].capacity};
-    topology.members = members;
-    topology.member_count = count;
+    topology->members = members;
+    topology->member_count = count;
     if (founding != NULL) {
-        struct owner_note *partitions = arena_take(&arena, founding->set_count * sizeof *partitions);
+        struct owner_note *partitions = arena_take(arena, founding->set_count * sizeof *partitions);
 
         for (uint32_t p = 0; p < founding->set_count; p++)
             routes_get(node->routes, p, &partitions[p]);
-        topology.cluster_id = founding->cluster_id;
-        topology.cluster_name = founding->cluster_name;
-        topology.replication_factor = founding->replication_factor;
-        topology.partitions = partitions;
-        topology.partition_count = founding->partition_count;
-        count_shares(&topology, members);
-        if (placements_get(node->placements, &arena, &placement))
-            add_placement(&topology, members, &placement);
+        topology->cluster_id = founding->cluster_id;
+        topology->cluster_name = founding->cluster_name;
+        topology->replication_factor = founding->replication_factor;
+        topology->partitions = partitions;
+        topology->partition_count = founding->partition_count;
+        count_shares(topology, members);
+        if (placements_get(node->placements, arena, &placement))
+            add_placement(topology, members, &placement);
     }
+}
+
+void control_topology(struct control *control, struct buffer *out)
+{
+    struct arena arena = {0};
+    struct topology topology;
+
+    control_look(control, &arena, &topology);
     wire_topology_pack(out, &topology);
     arena_release(&arena);
 }
@@ -562,6 +569,7 @@ static void *run(void *context)
         links_tick(node->links, now);
         range_fetches_tick(node->range_fetches, now);
         orders_tick(node->orders, now);
+        console_tick(node->console, now);
         look_at_disk(control, now);
         workers_tick(node->workers, now);
         close_idle(control, now);

@@ -10,7 +10,8 @@ bool node_is_serving(struct node *node)
 {
     uint64_t reachable = node->id; /* the last one that was looked at */
 
-    if (atomic_load(&node->founding) == NULL || atomic_load(&node->draining))
+    if (atomic_load(&node->founding) == NULL || atomic_load(&node->draining) ||
+        placements_draining(node->placements, node->id))
         return false;
     for (uint32_t i = 0; i < node_partition_count(node); i++) {
         uint64_t epoch;

@@ -163,19 +163,33 @@ static enum MHD_Result answer(void *context, struct MHD_Connection *connection, 
         code = ready ? MHD_HTTP_OK : MHD_HTTP_SERVICE_UNAVAILABLE;
         buffer_printf(&out, "%s\n",
                       ready                                     ? "ready"
-                      : atomic_load(&http->node->draining)      ? "draining"
+                      : atomic_load(&http->node->draining) ||
+                              placements_draining(http->node->placements, http->node->id)
+                          ? "draining"
                       : atomic_load(&http->node->founding) == NULL
                           ? "not a member of a cluster yet"
                           : "some partitions have no known owner");
     } else if (strcmp(url, "/metrics") == 0) {
         type = "text/plain; version=0.0.4";
         print_metrics(http->node, &out);
+    } else if (strcmp(url, "/") == 0) {
+        type = "text/html; charset=utf-8";
+        buffer_add(&out, cairn_console_page, cairn_console_page_len);
+    } else if (strcmp(url, "/console.json") == 0 && http->node->control != NULL) {
+        type = "application/json";
+        console_json(http->node->console, &out);
     } else {
         code = MHD_HTTP_NOT_FOUND;
-        buffer_printf(&out, "try /healthz, /readyz or /metrics\n");
+        buffer_printf(&out, "try /, /healthz, /readyz or /metrics\n");
     }
     response = MHD_create_response_from_buffer(out.len, out.data, MHD_RESPMEM_MUST_FREE);
     MHD_add_response_header(response, "Content-Type", type);
+    /* The page needs nothing from elsewhere, and nothing from elsewhere may use it. */
+    MHD_add_response_header(response, "Content-Security-Policy",
+                            "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+                            "connect-src 'self'; img-src data:; frame-ancestors 'none'; base-uri 'none'");
+    MHD_add_response_header(response, "X-Content-Type-Options", "nosniff");
+    MHD_add_response_header(response, "Cache-Control", "no-store");
     result = MHD_queue_response(connection, code, response);
     MHD_destroy_response(response);
     return result;

@@ -297,6 +297,7 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
         node->workers = workers_new(node);
         node->placements = placements_new();
         node->orders = orders_new(node);
+        node->console = console_new(node);
         node->links = links_new(node);
         node->range_fetches = range_fetches_new(node);
         node->read_relays = read_relays_new(node);
@@ -422,6 +423,7 @@ static void stop(struct node *node, struct http *http)
     routes_free(node->routes);
     placements_free(node->placements);
     orders_free(node->orders);
+    console_free(node->console);
     store_free(node->store);
     modules_free(node->modules);
 }

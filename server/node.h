@@ -33,6 +33,7 @@ struct routes;
 struct placements;
 struct orders;
 struct discovery;
+struct console;
 struct range_fetches;
 struct read_relays;
 struct feeder;
@@ -56,6 +57,7 @@ struct node {
     struct routes *routes;
     struct placements *placements;
     struct orders *orders;
+    struct console *console;
     struct discovery *discovery; /* NULL: none is wanted */
     struct range_fetches *range_fetches;
     struct read_relays *read_relays;
@@ -304,10 +306,20 @@ bool placements_set(struct placements *placements, const struct placement *place
 /* A copy; false before the first. */
 bool placements_get(struct placements *placements, struct arena *arena, struct placement *placement);
 uint64_t placements_version(struct placements *placements);
+bool placements_draining(struct placements *placements, uint64_t node_id);
 /* What this node may take of ranges in a second; 0 for no limit. */
 uint64_t placements_transfer_bytes(struct placements *placements);
 /* May this peer talk to us? NULL, or what to tell it. */
 const char *node_refusal(struct node *node, const struct hello *hello, char *text, size_t room);
+
+/* ---- console.c ---- */
+
+struct console *console_new(struct node *node);
+void console_free(struct console *console);
+void console_tick(struct console *console, uint64_t now_ms); /* control thread */
+void console_json(struct console *console, struct buffer *out); /* any thread */
+extern const uint8_t cairn_console_page[];
+extern const size_t cairn_console_page_len;
 
 /* ---- discovery.c ---- */
 
@@ -363,6 +375,8 @@ void control_handlers_changed(struct control *control);
 /* What discovery found now. Takes the addresses. */
 void control_discovered(struct control *control, char (*addresses)[ADDRESS_BYTES_MAX + 1], size_t count);
 void control_wake(struct control *control); /* look after everything now */
+/* The cluster as this node knows it, in the arena. Any thread. */
+void control_look(struct control *control, struct arena *arena, struct topology *topology);
 /* A packed GetTopologyResponse. Any thread. */
 void control_topology(struct control *control, struct buffer *out);
 uint64_t control_topology_version(struct control *control);

@@ -79,6 +79,18 @@ uint64_t placements_version(struct placements *placements)
     return version;
 }
 
+bool placements_draining(struct placements *placements, uint64_t node_id)
+{
+    bool draining = false;
+
+    pthread_mutex_lock(&placements->lock);
+    for (size_t i = 0; i < placements->newest.member_count; i++)
+        draining = draining || (placements->newest.members[i].node_id == node_id &&
+                                placements->newest.members[i].state != PLACED_MEMBER);
+    pthread_mutex_unlock(&placements->lock);
+    return draining;
+}
+
 uint64_t placements_transfer_bytes(struct placements *placements)
 {
     uint64_t bytes;
