@@ -414,7 +414,25 @@ static void print_help(void)
            "config", "check-config");
 }
 
-enum { FLAG_CONFIG = 1000, FLAG_CHECK, FLAG_HELP, FLAG_VERSION };
+/* Of the same table as the help. */
+static void print_man(void)
+{
+    printf(".TH CAIRND 8 \"\" \"Cairn %s\"\n.SH NAME\ncairnd \\- clustered command dispatcher and event store\n"
+           ".SH SYNOPSIS\n.B cairnd\n[\\-\\-SETTING VALUE]...\n.SH DESCRIPTION\n"
+           "Without arguments it starts a one-node cluster on 127.0.0.1. Each setting is also CAIRN_SETTING in the\n"
+           "environment and setting: in the file (- becomes _). Flags win over the environment, that over the file.\n"
+           ".SH SETTINGS\n",
+           CAIRN_VERSION);
+    for (size_t i = 0; i < SETTINGS; i++)
+        printf(".TP\n.B \\-\\-%s\n%s%s%s%s\n", settings[i].name, settings[i].help,
+               settings[i].fallback[0] == '\0' ? "" : " [", settings[i].fallback,
+               settings[i].fallback[0] == '\0' ? "" : "]");
+    printf(".SH SIGNALS\nSIGTERM hands ownerships over and stops; a second one stops at once.\n"
+           ".SH EXIT STATUS\n0 fine, 1 failed while running, 2 wrong usage or settings, 3 trouble with the data\n"
+           "directory.\n.SH SEE ALSO\n.BR cairnctl (1)\n");
+}
+
+enum { FLAG_MAN = 999, FLAG_CONFIG, FLAG_CHECK, FLAG_HELP, FLAG_VERSION };
 
 static void make_options(struct option *options)
 {
@@ -426,7 +444,8 @@ static void make_options(struct option *options)
     options[SETTINGS + 1] = (struct option){"check-config", no_argument, NULL, FLAG_CHECK};
     options[SETTINGS + 2] = (struct option){"help", no_argument, NULL, FLAG_HELP};
     options[SETTINGS + 3] = (struct option){"version", no_argument, NULL, FLAG_VERSION};
-    options[SETTINGS + 4] = (struct option){NULL, 0, NULL, 0};
+    options[SETTINGS + 4] = (struct option){"man", no_argument, NULL, FLAG_MAN};
+    options[SETTINGS + 5] = (struct option){NULL, 0, NULL, 0};
 }
 
 static enum status bad_flag(char **argv, struct fault *fault)
@@ -445,7 +464,7 @@ static enum status bad_flag(char **argv, struct fault *fault)
 static enum status from_flags(struct config *config, int argc, char **argv, const char **file,
                               struct fault *fault)
 {
-    struct option options[SETTINGS + 5];
+    struct option options[SETTINGS + 6];
     bool setting = config != NULL;
     int flag;
 
@@ -457,6 +476,10 @@ static enum status from_flags(struct config *config, int argc, char **argv, cons
 
         if (flag == FLAG_HELP) {
             print_help();
+            return STATUS_NOT_FOUND;
+        }
+        if (flag == FLAG_MAN) {
+            print_man();
             return STATUS_NOT_FOUND;
         }
         if (flag == FLAG_VERSION) {

@@ -3,6 +3,7 @@
  * and what follows from them: which links to keep, what the topology is.
  */
 #include <sys/statvfs.h>
+#include <systemd/sd-daemon.h>
 
 #include "node.h"
 
@@ -40,6 +41,7 @@ struct control {
     struct founding_process *founding;
     bool stopping;
     uint64_t next_disk;
+    uint64_t next_notify;
 
     pthread_mutex_t links_lock;
     struct gossip_link *links;
@@ -540,6 +542,24 @@ static void look_at_disk(struct control *control, uint64_t now)
                 (unsigned long long)(atomic_load(&node->disk_free_bytes) >> 20));
 }
 
+/* For the service manager: the process isn't stuck, and what it is at. */
+static void tell_manager(struct control *control, uint64_t now)
+{
+    uint64_t interval_us = 0;
+    const char *state = atomic_load(&control->node->founding) == NULL ? "STATUS=looking for the cluster"
+                        : node_is_serving(control->node)                ? "STATUS=serving"
+                                                                        : "STATUS=waiting for owners";
+
+    if (now < control->next_notify)
+        return;
+    (void)sd_notify(0, state);
+    control->next_notify = now + 5000;
+    if (sd_watchdog_enabled(0, &interval_us) > 0) {
+        (void)sd_notify(0, "WATCHDOG=1");
+        control->next_notify = now + (interval_us / 3000 < 5000 ? interval_us / 3000 : 5000);
+    }
+}
+
 static void *run(void *context)
 {
     struct control *control = context;
@@ -571,6 +591,7 @@ static void *run(void *context)
         orders_tick(node->orders, now);
         console_tick(node->console, now);
         look_at_disk(control, now);
+        tell_manager(control, now);
         workers_tick(node->workers, now);
         close_idle(control, now);
     }

@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <sys/file.h>
 #include <sys/stat.h>
+#include <systemd/sd-daemon.h>
 #include <unistd.h>
 
 #include "node.h"
@@ -329,6 +330,7 @@ static void drain(struct node *node, const sigset_t *signals)
     size_t least = SIZE_MAX;
 
     atomic_store(&node->draining, true);
+    (void)sd_notify(0, "STOPPING=1\nSTATUS=handing ownerships over");
     journal(JOURNAL_INFO, "drain-begun", "handing ownerships over");
     while (clock_monotonic_ms() < until) {
         struct timespec moment = {0, 50000000};
@@ -479,6 +481,7 @@ int main(int argc, char **argv)
     fprintf(stderr, "gRPC on %s, HTTP on %s\n", node.config.listen,
             node.config.http[0] == '\0' ? "nothing" : node.config.http);
     fprintf(stderr, "try: grpcurl -plaintext %s list\n", node.config.listen);
+    (void)sd_notify(0, "READY=1");
     while (sigwait(&signals, &signal_number) != 0)
         continue;
     if (!atomic_load(&node.failed) && atomic_load(&node.founding) != NULL)
