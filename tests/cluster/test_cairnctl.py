@@ -9,6 +9,8 @@ import cairn
 import pytest
 from cluster import BIN, SLOW, Cluster, free_ports, wait_until
 
+pytestmark = pytest.mark.slow  # what it does at the nodes others do as well
+
 
 def ctl(cluster, *arguments, code=0, endpoints=None, **more):
     done = subprocess.run([BIN / "cairnctl", *arguments], capture_output=True, text=True, timeout=90 * SLOW,

@@ -124,6 +124,7 @@ def test_a_name_that_resolves_late_wrongly_and_to_dead_addresses(field, network,
     field.wait_one_cluster([*nodes, late])
 
 
+@pytest.mark.slow
 def test_all_addresses_change_while_the_cluster_is_down(field, network, dns):
     """As pods that are made anew: the same disks at other addresses."""
     dns.say(network.address(1), network.address(2))
@@ -143,6 +144,7 @@ def test_all_addresses_change_while_the_cluster_is_down(field, network, dns):
     assert field.members(nodes[0])[0] == before
 
 
+@pytest.mark.slow
 def test_services_of_a_name(field, network, dns):
     dns.say(network.address(1), network.address(2), name="pod.test")
     dns.hosts.write_text(f"{network.address(1)} a.test\n{network.address(2)} b.test\n")
@@ -154,6 +156,7 @@ def test_services_of_a_name(field, network, dns):
     field.wait_one_cluster(nodes)
 
 
+@pytest.mark.slow
 def test_thousands_of_addresses_are_tried_in_bounded_number(field, network, dns):
     """Two of them are right; memory and connections stay small."""
     wrong = [f"{network.subnet}.{a}" for a in range(10, 250)]
@@ -167,6 +170,7 @@ def test_thousands_of_addresses_are_tried_in_bounded_number(field, network, dns)
     assert int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) < 400 << 10
 
 
+@pytest.mark.slow
 def test_a_name_that_leads_to_another_cluster(field, network, dns):
     """It is refused by its name, and nothing of it is taken."""
     strangers = [field.node(i, "--cluster-name", "other", "--discover", f"static:{network.address(1)}:{PORT}",
@@ -201,6 +205,7 @@ def test_multicast_finds_everybody_in_any_order_also_after_a_cut(field, network)
     field.wait_one_cluster([*nodes, late], 60)
 
 
+@pytest.mark.slow
 def test_two_clusters_on_one_network_do_not_mix(field, network):
     one = [field.node(i, "--discover", "multicast", "--bootstrap-expect", "2", "--cluster-name", "one") for i in (1, 2)]
     two = [field.node(i, "--discover", "multicast", "--bootstrap-expect", "2", "--cluster-name", "two") for i in (3, 4)]
@@ -235,6 +240,7 @@ while time.monotonic() < end:
     assert node.is_ready()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text, words", [
     ("dns:", "dns:NAME"), ("dns:a:0", "dns:NAME"), ("multicast:1.2.3.4:7411", "multicast group"),
     ("multicast:239.1.1.1", "multicast"), ("avahi:x", "static:HOST:PORT"), ("static:nowhere", "static:HOST:PORT"),

@@ -54,6 +54,7 @@ def leave(cluster, client, node):
     assert node.stop() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_growing_and_shrinking_shows_no_client_an_error():
     with Cluster(1, arguments=QUICK) as cluster:
@@ -100,6 +101,7 @@ def test_a_dead_nodes_replicas_are_made_anew_and_it_is_removed():
         assert load.errors == []
 
 
+@pytest.mark.slow
 def test_an_empty_disk_takes_a_dead_members_place():
     with Cluster(3, arguments=QUICK) as cluster, Load(cluster.endpoints[:2]) as load:
         load.wait_for(50)
@@ -123,6 +125,7 @@ def test_an_empty_disk_takes_a_dead_members_place():
         assert heir.stop() == 0
 
 
+@pytest.mark.slow
 def test_ownership_of_one_partition_is_transferred(three):
     with cairn.Client(three.endpoints, timeout=20) as client:
         view = client.topology()
@@ -132,6 +135,7 @@ def test_ownership_of_one_partition_is_transferred(three):
         wait_until(lambda: client.topology().partitions[7].owner == target.node_id, 20 * SLOW, "the transfer")
 
 
+@pytest.mark.slow
 def test_a_drain_is_taken_back(three):
     with cairn.Client(three.endpoints, timeout=20) as client:
         client.drain_node("n2", force=True)
@@ -140,6 +144,7 @@ def test_a_drain_is_taken_back(three):
         wait_settled(three, ["n1", "n2", "n3"])
 
 
+@pytest.mark.slow
 def test_a_lower_replication_factor_drops_replicas_and_a_higher_one_makes_them(three):
     with cairn.Client(three.endpoints, timeout=20) as client:
         client.update_settings(replication_factor=1)
@@ -188,6 +193,7 @@ def test_two_nodes_with_one_name_are_not_both_members(shared_three):
     assert twin.process.returncode == 3
 
 
+@pytest.mark.slow
 def test_a_live_members_place_is_not_taken(shared_three):
     heir = shared_three.add("n8", "--replace", "n2")
     shared_three.nodes.remove(heir)
@@ -196,6 +202,7 @@ def test_a_live_members_place_is_not_taken(shared_three):
     heir.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 @pytest.mark.parametrize("step", ["gets a standby", "replica-joins", "gets a voter", "loses a replica"])
 def test_a_node_that_dies_at_a_step_of_a_move_loses_nothing(step):
@@ -220,6 +227,7 @@ def test_a_node_that_dies_at_a_step_of_a_move_loses_nothing(step):
             load.check(client)
 
 
+@pytest.mark.slow
 def test_the_owner_of_the_placement_dies_in_the_middle_of_a_plan():
     with Cluster(3, arguments=QUICK) as cluster, Load(cluster.endpoints) as load:
         for name in ("n4", "n5"):
@@ -235,6 +243,7 @@ def test_the_owner_of_the_placement_dies_in_the_middle_of_a_plan():
         assert load.errors == []
 
 
+@pytest.mark.slow
 def test_a_move_keeps_to_its_limit_and_memory_stays_flat():
     """What a new node takes in a second is what is allowed, within a tenth, and others' commands stay quick."""
     limit = 4 << 20

@@ -5,8 +5,11 @@ import statistics
 import time
 
 import cairn
+import pytest
 from cluster import SLOW, wait_until
 from load import put
+
+pytestmark = pytest.mark.slow  # what it does at the nodes others do as well
 
 
 def forwarded(cluster):
