@@ -31,6 +31,8 @@ static void deliver(struct world *w, int from, int to, bool gossip, struct bytes
 void network_send(struct world *w, int from, int to, bool gossip, struct bytes frame)
 {
     w->figures.packets++;
+    w->figures.gossip += gossip;
+    w->figures.bytes += frame.len;
     world_mix(w, frame.data, frame.len);
     if (w->cut[from][to] || !w->nodes[to].alive ||
         rng_chance(&w->network_rng, w->loss_per_mille)) {

@@ -456,12 +456,28 @@ static void effect_held(void *context, uint32_t partition, bool held)
     world_note(n->world, "node %d %s partition %u", n->index, held ? "holds" : "holds no more", partition);
 }
 
+static bool held_before(const struct replica_set *set, uint64_t node_id)
+{
+    for (size_t i = 0; i < set->count; i++)
+        if (set->replicas[i] == node_id)
+            return true;
+    return false;
+}
+
 static void effect_placement(void *context, const struct placement *placement)
 {
     struct node *n = context;
     uint64_t version = placement->version;
 
     n->world->figures.placements += version > n->placement_version;
+    if (version > n->world->placement_version) {
+        n->world->placement_version = version;
+        for (size_t p = 0; p <= PARTITIONS; p++) {
+            for (size_t i = 0; version > 1 && p < PARTITIONS && i < placement->sets[p].count; i++)
+                n->world->moved += !held_before(&n->world->placed[p], placement->sets[p].replicas[i]);
+            n->world->placed[p] = placement->sets[p];
+        }
+    }
     for (size_t p = 0; n->world->verbose && p < placement->set_count; p++)
         world_note(n->world, "node %d placement %llu partition %zu: %zu replicas %llx %llx %llx", n->index,
                    (unsigned long long)version, p, placement->sets[p].count,
@@ -496,7 +512,8 @@ static void on_gossip_send(void *context, uint64_t node_id, struct bytes address
                            const struct swim_message *message)
 {
     struct node *n = context;
-    int to = address.len == 2 ? address.data[1] - '0' : index_of(n->world, node_id);
+    int to = address.len > 1 && address.data[0] == 'n' ? atoi((const char *)address.data + 1)
+                                                       : index_of(n->world, node_id);
     struct buffer frame = {0};
 
     gossip_add_swim(&frame, message);
@@ -513,8 +530,9 @@ static void on_member_changed(void *context, const struct member_state *member)
 
 const char *node_name(const struct node *n)
 {
-    static const char names[NODES_MAX][3] = {"n0", "n1", "n2", "n3", "n4", "n5", "n6", "n7", "n8"};
+    static char names[NODES_MAX][8];
 
+    snprintf(names[n->index], sizeof names[0], "n%d", n->index);
     return names[n->index];
 }
 
@@ -587,7 +605,7 @@ void node_start(struct node *n)
         .node_id = n->id,
         .count = 1,
         .founding = &w->founding,
-        .placement = {.moves_at_once = 2, .grace_ms = 3000},
+        .placement = {.moves_at_once = w->moves_at_once, .grace_ms = 3000},
         .planner = {.settle_ms = 500},
         .election_ms = 300,
         .heartbeat_ms = 100,

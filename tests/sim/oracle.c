@@ -318,8 +318,7 @@ static bool replicas_agree(struct world *w, uint16_t p)
     return true;
 }
 
-/* Who should hold each partition does, and nobody else. */
-static bool placed(const struct world *w, char *why, size_t room)
+bool oracle_placed(const struct world *w, char *why, size_t room)
 {
     const struct placement *newest = NULL;
 
@@ -398,7 +397,7 @@ bool oracle_settled(struct world *w)
     for (uint16_t p = 0; p < PARTITIONS; p++)
         if (!replicas_agree(w, p))
             return false;
-    return owners_known(w, NULL) && placed(w, why, sizeof why) && subscribers_settled(w) && group_settled(w);
+    return owners_known(w, NULL) && oracle_placed(w, why, sizeof why) && subscribers_settled(w) && group_settled(w);
 }
 
 static void compare_stores(struct world *w, struct node *a, struct node *b, uint16_t p)
@@ -479,7 +478,7 @@ void oracle_final(struct world *w)
     if (!owners_known(w, &unknowing))
         broken(w, 9, "node %d doesn't know an owner %llu s after the faults ended", unknowing,
                (unsigned long long)(w->now_us / 1000000 - 10));
-    if (!placed(w, why, sizeof why))
+    if (!oracle_placed(w, why, sizeof why))
         broken(w, 9, "%s %llu s after the faults ended", why, (unsigned long long)(w->now_us / 1000000 - 10));
     subscribers_final(w);
     group_final(w);

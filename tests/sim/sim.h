@@ -16,9 +16,15 @@
 #include "store/store.h"
 #include "wire/wire.h"
 
+/* large.c is built with others. */
+#ifndef SIM_NODES
+#define SIM_NODES 9
+#define SIM_PARTITIONS 3
+#endif
+
 enum {
-    NODES_MAX = 9,
-    PARTITIONS = 3,
+    NODES_MAX = SIM_NODES,
+    PARTITIONS = SIM_PARTITIONS,
     AGGREGATES = 9,
     CLIENTS = 6,
     OPS_MAX = 4096,
@@ -205,7 +211,7 @@ struct oracle_aggregate {
 };
 
 struct figures {
-    uint64_t events, packets, lost, duplicated, writes, torn, ranges, answers, reads, retries;
+    uint64_t events, packets, gossip, bytes, lost, duplicated, writes, torn, ranges, answers, reads, retries;
     uint64_t refusals, ownerships, rejected, repeats, executions, snapshots, placements;
     uint64_t forwards, resends, full, rotten, repairs, subscriptions, delivered, processed, published;
     uint64_t faults[FAULT_KINDS];
@@ -252,6 +258,11 @@ struct world {
     struct pipe *pipes;
     struct group_world *group;
 
+    uint32_t moves_at_once;
+    uint64_t placement_version; /* the newest that anybody has */
+    struct replica_set placed[PARTITIONS + 1];
+    uint64_t moved;  /* replicas that a placement gave to another node */
+
     struct oracle_partition partitions[PARTITIONS];
     struct oracle_aggregate aggregates[AGGREGATES];
 
@@ -266,8 +277,11 @@ struct world {
 
 void world_init(struct world *w, uint64_t seed, const char *scenario);
 void world_release(struct world *w);
+void world_init_with(struct world *w, uint64_t seed, const char *scenario, int founders);
 /* Run to the end; false when a promise was broken. */
 bool world_run(struct world *w);
+/* One event; false when there is none, or a promise is broken. */
+bool world_step(struct world *w);
 void world_at(struct world *w, uint64_t at_us, enum event_kind kind, int node, uint64_t number,
               void *what);
 void world_note(struct world *w, const char *format, ...) PRINTF_LIKE(2, 3);
@@ -389,6 +403,8 @@ void oracle_applied(struct node *n, uint16_t partition, uint64_t index, struct b
 void oracle_durable(struct node *n, const struct outcome *outcome);
 void oracle_answered(struct world *w, struct op *op, const struct answer *answer);
 uint64_t oracle_event(const struct oracle_partition *partition, uint64_t position);
+/* Who should hold each partition does, and nobody else; else why not. */
+bool oracle_placed(const struct world *w, char *why, size_t room);
 bool oracle_settled(struct world *w);
 void oracle_final(struct world *w);
 

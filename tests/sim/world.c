@@ -161,7 +161,7 @@ static void happen(struct world *w, struct happening *event)
     }
 }
 
-static bool step(struct world *w)
+bool world_step(struct world *w)
 {
     struct happening event;
     struct node *n;
@@ -223,12 +223,20 @@ struct node *world_add_node(struct world *w, int replaces)
 
 void world_init(struct world *w, uint64_t seed, const char *scenario)
 {
+    world_init_with(w, seed, scenario, 0);
+}
+
+void world_init_with(struct world *w, uint64_t seed, const char *scenario, int founders)
+{
     struct rng rng = {seed};
 
     memset(w, 0, sizeof *w);
     w->seed = seed;
     w->scenario = scenario;
+    w->moves_at_once = 2;
     w->node_count = rng_chance(&rng, 200) ? 5 : rng_chance(&rng, 50) ? 1 : 3;
+    if (founders > 0)
+        w->node_count = founders;
     w->network_rng.state = rng_next(&rng);
     w->disk_rng.state = rng_next(&rng);
     w->client_rng.state = rng_next(&rng);
@@ -298,14 +306,14 @@ bool world_run(struct world *w)
         w->clients[c].op = -1;
         world_at(w, 300000 + c * 1000, EVENT_CLIENT, -1, c, NULL);
     }
-    while (w->heap_count > 0 && w->heap[0].at_us < HEAL_MS * 1000 && step(w))
+    while (w->heap_count > 0 && w->heap[0].at_us < HEAL_MS * 1000 && world_step(w))
         continue;
     if (w->broken_promise == 0) {
         w->now_us = HEAL_MS * 1000;
         heal(w);
     }
     while (w->broken_promise == 0 && w->now_us < LIVENESS_MS * 1000ULL && !oracle_settled(w))
-        for (int i = 0; i < 200 && step(w); i++)
+        for (int i = 0; i < 200 && world_step(w); i++)
             continue;
     if (w->broken_promise == 0)
         oracle_final(w);
