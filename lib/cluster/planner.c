@@ -216,7 +216,8 @@ static void seat_members(struct plan *plan, struct arena *arena)
         plan->seats[plan->seat_count++] = (struct seat){
             .placed = placed,
             .alive = alive,
-            .gone = !alive && plan->view->now_ms - since > next->grace_ms,
+            .gone = (member == NULL || member->status == MEMBER_DEAD || member->status == MEMBER_LEFT) &&
+                    plan->view->now_ms - since > next->grace_ms,
             .leaving = placed->state == PLACED_DRAINING,
             .protocol = member == NULL ? 0 : member->protocol_max,
         };
@@ -268,7 +269,7 @@ static void count_loads(struct plan *plan)
     }
 }
 
-/* All members are alive, of one release, and have been for a while: no restart is going on. */
+/* All members but those who are gone are alive, of one release, and have been for a while: no restart is going on. */
 static bool is_calm(struct plan *plan)
 {
     struct planner *planner = plan->planner;
@@ -277,10 +278,10 @@ static bool is_calm(struct plan *plan)
 
     for (size_t i = 0; i < plan->seat_count; i++) {
         const struct seat *seat = &plan->seats[i];
-        uint64_t facts[3] = {seat->placed->node_id, seat->alive, seat->protocol};
+        uint64_t facts[4] = {seat->placed->node_id, seat->alive, seat->gone, seat->protocol};
 
         seen ^= hash_bytes((struct bytes){(const uint8_t *)facts, sizeof facts});
-        calm = calm && seat->alive && seat->protocol == plan->newest_protocol;
+        calm = calm && (seat->gone || (seat->alive && seat->protocol == plan->newest_protocol));
     }
     if (!calm || seen != planner->members_seen || planner->calm_since_ms == 0)
         planner->calm_since_ms = plan->view->now_ms;

@@ -5,7 +5,7 @@
 #ifdef SIM_LARGE
 #include "sim.h"
 
-enum { FOUNDERS = 60, JOINERS = 40, VICTIMS = 10, STEP_US = 250000 };
+enum { FOUNDERS = 60, JOINERS = 40, ZONES = 10, STEP_US = 250000 };
 
 static double seconds(uint64_t us)
 {
@@ -23,6 +23,18 @@ static void run_until(struct world *w, uint64_t until_us)
     w->now_us = until_us;
 }
 
+/* Replicas that are still with those who died. */
+static size_t lost_held(const struct world *w)
+{
+    size_t held = 0;
+
+    for (int i = 0; i < w->node_count; i++)
+        for (size_t p = 0; w->nodes[i].lost && p < PARTITIONS; p++)
+            for (size_t k = 0; k < w->placed[p].count; k++)
+                held += w->placed[p].replicas[k] == w->ids[i];
+    return held;
+}
+
 /* Until all is as the placement says and no newer one came for two seconds; when the last one came. */
 static uint64_t settle(struct world *w, uint64_t least_version, uint64_t limit_us)
 {
@@ -37,7 +49,7 @@ static uint64_t settle(struct world *w, uint64_t least_version, uint64_t limit_u
             version = w->placement_version;
             last = w->now_us;
         }
-        if (w->placement_version >= least_version && w->now_us >= last + 2000000 && oracle_placed(w, why, sizeof why))
+        if (w->placement_version >= least_version && lost_held(w) == 0 && w->now_us >= last + 2000000 && oracle_placed(w, why, sizeof why))
             return last;
     }
     printf("not settled after %.0f s: %s\n", seconds(limit_us), why);
@@ -93,7 +105,7 @@ int main(int count, char **arguments)
     journal_configure(JOURNAL_NOTHING, false, "sim");
     world_init_with(w, count > 1 ? strtoull(arguments[1], NULL, 10) : 1, "calm", FOUNDERS);
     w->moves_at_once = 64;
-    w->zones = 0;
+    w->zones = ZONES;
     for (int i = 0; i < w->node_count; i++)
         node_start(&w->nodes[i]);
     done = settle(w, 1, 120000000);
@@ -116,13 +128,15 @@ int main(int count, char **arguments)
     began = w->now_us;
     version = w->placement_version;
     moved = w->moved;
-    for (int i = 0; i < VICTIMS; i++) {
-        node_crash(&w->nodes[i * 9 + 5], "dies for good");
-        w->nodes[i * 9 + 5].lost = true;
+    /* A whole zone: any ten would take the majority of some partitions along. */
+    for (int i = 5; i < w->node_count; i += ZONES) {
+        node_crash(&w->nodes[i], "dies for good");
+        w->nodes[i].lost = true;
     }
     done = settle(w, version + 2, 600000000);
     tell_shares(w, "healed");
-    printf("%d die at once: healed after %.1f s with a grace of 3 s, %llu placements, %llu replicas made anew\n", VICTIMS,
+    printf("%d die at once: healed after %.1f s with a grace of 3 s, %llu placements, %llu replicas made anew\n",
+           w->node_count / ZONES,
            seconds(done - began), (unsigned long long)(w->placement_version - version),
            (unsigned long long)(w->moved - moved));
     return 0;

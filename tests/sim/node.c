@@ -538,7 +538,7 @@ const char *node_name(const struct node *n)
 
 static void join(struct node *n)
 {
-    static const char *const zones[] = {"east", "north", "west"};
+    static const char *const zones[] = {"z0", "z1", "z2", "z3", "z4", "z5", "z6", "z7", "z8", "z9"};
     struct swim_settings settings = {0};
     struct swim_effects effects = {n, on_gossip_send, on_member_changed};
 
