@@ -7,7 +7,7 @@
 
 #include "base/base.h"
 
-enum { JOIN_MAX = 32, MODULES_MAX = 16, DISCOVER_MAX = 16 };
+enum { JOIN_MAX = 32, MODULES_MAX = 16, DISCOVER_MAX = 16, PARTITIONS_DEFAULT = 64 };
 
 struct config {
     char name[NAME_BYTES_MAX + 1];

@@ -248,6 +248,10 @@ static void effect_founded(void *context, const struct founding *record)
             "cluster %.*s: %zu founders, %u partitions, replication factor %u",
             (int)record->cluster_id.len, (const char *)record->cluster_id.data,
             record->founder_count, record->partition_count, record->replication_factor);
+    if (node->config.partitions != record->partition_count && node->config.partitions != PARTITIONS_DEFAULT)
+        journal(JOURNAL_WARN, "setting-ignored",
+                "partitions is %llu here, but this cluster was founded with %u, which is fixed for its life",
+                (unsigned long long)node->config.partitions, record->partition_count);
     node->routes = routes_new(record);
     atomic_store(&node->founding, record);
     for (size_t i = 0; i < record->founder_count; i++)

@@ -178,6 +178,15 @@ def test_an_order_that_would_lose_something_is_refused_and_changes_nothing(share
             assert client.topology().placement_version == before
 
 
+def test_a_node_with_another_partition_count_takes_the_cluster_s():
+    with Cluster(1, modules=("echo",), arguments=QUICK) as cluster:
+        other = cluster.add("n2", "--partitions", "32")
+        other.start()
+        wait_until(lambda: "setting-ignored" in other.log() and "founded with 64" in other.log(), 20 * SLOW, "it says so")
+        other.wait_ready()
+        assert len(topology(cluster).partitions) == 64
+
+
 def test_the_last_member_is_not_drained(one):
     with cairn.Client(one.endpoints, timeout=10) as client, pytest.raises(cairn.CairnError) as refused:
         client.drain_node("n1", force=True)

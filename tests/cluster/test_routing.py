@@ -2,11 +2,12 @@
 
 import asyncio
 import statistics
+import subprocess
 import time
 
 import cairn
 import pytest
-from cluster import SLOW, wait_until
+from cluster import BIN, SLOW, wait_until
 from load import put
 
 pytestmark = pytest.mark.slow  # what it does at the nodes others do as well
@@ -90,3 +91,26 @@ def test_an_asyncio_client_routes_as_well(three):
             events = [e async for e in client.read("a-0")]
             assert [e.sequence for e in events] == list(range(20))
     asyncio.run(go())
+
+
+def test_the_c_client_routes_and_outlives_the_owner(three):
+    with cairn.Client(three.endpoints) as client:
+        wait_until(lambda: at_home(client.topology()), 40 * SLOW, "every partition at its preferred owner", 0.2)
+
+    def send(*more):
+        done = subprocess.run([BIN / "c-client", ",".join(three.endpoints), "300", *more], capture_output=True,
+                              text=True, timeout=120 * SLOW)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout)
+    before = forwarded(three)
+    routed = send("route")
+    hops = forwarded(three) - before
+    plain = send()
+    print(f"C client: {hops:.0f} hops of 300; median {routed} us, through one node {plain} us")
+    assert hops <= 3 and forwarded(three) - before - hops > 100
+    process = subprocess.Popen([BIN / "c-client", ",".join(three.endpoints), "3000", "route"], stdout=subprocess.PIPE)
+    busy = three.busiest()
+    commands = busy.metrics()['cairn_commands_total{result="accepted"}']
+    wait_until(lambda: busy.metrics()['cairn_commands_total{result="accepted"}'] > commands + 100, 20 * SLOW, "commands")
+    busy.kill()
+    assert process.wait(120) == 0

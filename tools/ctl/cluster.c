@@ -33,7 +33,7 @@ static Cairn__V1__GetTopologyResponse *topology(struct ctl *ctl, int *code)
     struct look look = {0};
     struct cairn_error error;
 
-    if (cairn_client_call(ctl->client, "/cairn.v1.ClusterService/GetTopology", NULL, 0, ctl->timeout_ms, on_topology,
+    if (cairn_client_call(ctl->client, NULL, "/cairn.v1.ClusterService/GetTopology", NULL, 0, ctl->timeout_ms, on_topology,
                           &look, &error) != 0) {
         *code = complain(ctl, &error);
         return NULL;
@@ -321,7 +321,7 @@ static int order(struct ctl *ctl, const char *method, const ProtobufCMessage *re
     int code;
 
     protobuf_c_message_pack(request, packed);
-    code = cairn_client_call(ctl->client, method, packed, len, ctl->timeout_ms, on_version, &version, &error);
+    code = cairn_client_call(ctl->client, NULL, method, packed, len, ctl->timeout_ms, on_version, &version, &error);
     free(packed);
     if (code != 0)
         return complain(ctl, &error);

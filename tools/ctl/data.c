@@ -146,7 +146,7 @@ static int call(struct ctl *ctl, const char *method, const ProtobufCMessage *req
     int code;
 
     protobuf_c_message_pack(request, packed);
-    code = cairn_client_call(ctl->client, method, packed, len, ctl->timeout_ms, message, user, &error);
+    code = cairn_client_call(ctl->client, NULL, method, packed, len, ctl->timeout_ms, message, user, &error);
     free(packed);
     return code == 0 ? EXIT_FINE : complain(ctl, &error);
 }

@@ -7,12 +7,13 @@
 #include <time.h>
 
 #include "base/base.h"
+#include "cairn/v1/cluster.pb-c.h"
 #include "google/rpc/error_details.pb-c.h"
 #include "google/rpc/status.pb-c.h"
 #include "rpc/rpc.h"
 
-enum { ENDPOINTS_MAX = 32, MESSAGE_BYTES_MAX = 16 << 20, PAUSE_MS = 200, TRY_MS = 5000, CODE_UNAVAILABLE = 14,
-       CODE_DEADLINE_EXCEEDED = 4 };
+enum { ENDPOINTS_MAX = 32, OWNERS_MAX = 1024, MESSAGE_BYTES_MAX = 16 << 20, PAUSE_MS = 200, TRY_MS = 5000,
+       AVOID_MS = 5000, CODE_UNAVAILABLE = 14, CODE_DEADLINE_EXCEEDED = 4 };
 
 struct answer {
     struct answer *next;
@@ -20,8 +21,21 @@ struct answer {
     uint8_t bytes[];
 };
 
+/* A node that owns something, or did. */
+struct owner {
+    char address[256];
+    struct rpc_channel *channel;
+    uint64_t avoid_until_ms; /* it couldn't be reached */
+};
+
 struct cairn_client {
     struct rpc_loop *loop;
+    bool routing;
+    struct rpc_stream *watch; /* NULL: none is open */
+    struct owner owners[OWNERS_MAX];
+    size_t owner_count;
+    uint16_t *table; /* by partition: index of its owner, plus one; 0 for none */
+    size_t table_count;
     char endpoints[ENDPOINTS_MAX][256];
     struct rpc_channel *channels[ENDPOINTS_MAX];
     size_t count;
@@ -92,6 +106,122 @@ static void on_closed(void *user, struct rpc_stream *stream, int code, const cha
 
 static const struct rpc_stream_events events = {.message = on_message, .closed = on_closed};
 
+/* ---- who owns what; with the lock held ---- */
+
+static uint16_t owner_at(struct cairn_client *client, const char *address)
+{
+    size_t i = 0;
+
+    while (i < client->owner_count && strcmp(client->owners[i].address, address) != 0)
+        i++;
+    if (i == client->owner_count) {
+        if (client->owner_count == OWNERS_MAX || strlen(address) >= sizeof client->owners[0].address)
+            return 0;
+        snprintf(client->owners[client->owner_count++].address, sizeof client->owners[0].address, "%s", address);
+    }
+    return (uint16_t)(i + 1);
+}
+
+static void take_topology(struct cairn_client *client, const Cairn__V1__Topology *view)
+{
+    if (strcmp(view->hash, "XXH3_64bits") != 0)
+        return; /* of a later release: any node will do */
+    client->table = memory_grow(client->table, (view->n_partitions + 1) * sizeof *client->table);
+    client->table_count = view->n_partitions;
+    for (size_t p = 0; p < view->n_partitions; p++) {
+        client->table[p] = 0;
+        for (size_t m = 0; m < view->n_members; m++)
+            if (view->members[m]->node_id == view->partitions[p]->owner &&
+                view->members[m]->status == CAIRN__V1__MEMBER_STATUS__MEMBER_STATUS_ALIVE)
+                client->table[p] = owner_at(client, view->members[m]->address);
+    }
+}
+
+static void on_topology(void *user, struct rpc_stream *stream, struct bytes message)
+{
+    struct cairn_client *client = user;
+    Cairn__V1__WatchTopologyResponse *response =
+        cairn__v1__watch_topology_response__unpack(NULL, message.len, message.data);
+
+    (void)stream;
+    pthread_mutex_lock(&client->lock);
+    if (response != NULL && response->topology != NULL)
+        take_topology(client, response->topology);
+    pthread_mutex_unlock(&client->lock);
+    cairn__v1__watch_topology_response__free_unpacked(response, NULL);
+}
+
+static void on_watch_closed(void *user, struct rpc_stream *stream, int code, const char *text)
+{
+    struct cairn_client *client = user;
+
+    (void)code;
+    (void)text;
+    pthread_mutex_lock(&client->lock);
+    client->watch = NULL;
+    pthread_cond_signal(&client->changed);
+    pthread_mutex_unlock(&client->lock);
+    rpc_stream_drop(stream);
+}
+
+static const struct rpc_stream_events watch_events = {.message = on_topology, .closed = on_watch_closed};
+
+static struct rpc_channel *endpoint_channel(struct cairn_client *client)
+{
+    if (client->channels[client->at] == NULL)
+        client->channels[client->at] =
+            rpc_channel_new(client->loop, client->endpoints[client->at], MESSAGE_BYTES_MAX);
+    return client->channels[client->at];
+}
+
+/* Opened anew by the next call when it broke: the table that is there is good enough for a while. */
+static void watch(struct cairn_client *client)
+{
+    if (!client->routing || client->watch != NULL)
+        return;
+    client->watch = rpc_stream_open(endpoint_channel(client), "/cairn.v1.ClusterService/WatchTopology", &watch_events,
+                                    client, 0);
+    rpc_stream_send(client->watch, BYTES_NONE);
+    rpc_stream_finish(client->watch, 0, NULL, BYTES_NONE);
+}
+
+/* NULL: not known, or not to be reached now. */
+static struct owner *owner_of(struct cairn_client *client, const char *aggregate_id)
+{
+    struct owner *owner;
+    uint16_t at;
+
+    if (aggregate_id == NULL || client->table_count == 0)
+        return NULL;
+    at = client->table[hash_bytes(bytes_of(aggregate_id)) % client->table_count];
+    if (at == 0)
+        return NULL;
+    owner = &client->owners[at - 1];
+    if (clock_monotonic_ms() < owner->avoid_until_ms)
+        return NULL;
+    if (owner->channel == NULL)
+        owner->channel = rpc_channel_new(client->loop, owner->address, MESSAGE_BYTES_MAX);
+    return owner;
+}
+
+void cairn_client_route(struct cairn_client *client)
+{
+    pthread_mutex_lock(&client->lock);
+    client->routing = true;
+    watch(client);
+    pthread_mutex_unlock(&client->lock);
+}
+
+bool cairn_client_is_routing(struct cairn_client *client)
+{
+    bool known;
+
+    pthread_mutex_lock(&client->lock);
+    known = client->table_count > 0;
+    pthread_mutex_unlock(&client->lock);
+    return known;
+}
+
 /* ---- the caller's thread ---- */
 
 static struct answer *next_answer(struct call *call, struct rpc_stream *stream)
@@ -128,8 +258,9 @@ static void wait_closed(struct call *call)
 }
 
 /* True when messages came. */
-static bool try_once(struct cairn_client *client, const char *method, struct bytes request, uint32_t timeout_ms,
-                     cairn_client_message *message, void *user, struct cairn_error *error)
+static bool try_once(struct cairn_client *client, struct rpc_channel *channel, const char *method,
+                     struct bytes request, uint32_t timeout_ms, cairn_client_message *message, void *user,
+                     struct cairn_error *error)
 {
     struct call call = {.client = client};
     struct rpc_stream *stream;
@@ -138,10 +269,7 @@ static bool try_once(struct cairn_client *client, const char *method, struct byt
     bool enough = false;
 
     call.last = &call.first;
-    if (client->channels[client->at] == NULL)
-        client->channels[client->at] =
-            rpc_channel_new(client->loop, client->endpoints[client->at], MESSAGE_BYTES_MAX);
-    stream = rpc_stream_open(client->channels[client->at], method, &events, &call, timeout_ms);
+    stream = rpc_stream_open(channel, method, &events, &call, timeout_ms);
     rpc_stream_send(stream, request);
     rpc_stream_finish(stream, 0, NULL, BYTES_NONE);
     while (!enough && (answer = next_answer(&call, stream)) != NULL) {
@@ -157,8 +285,9 @@ static bool try_once(struct cairn_client *client, const char *method, struct byt
     return any;
 }
 
-int cairn_client_call(struct cairn_client *client, const char *method, const uint8_t *packed, size_t len,
-                      uint32_t timeout_ms, cairn_client_message *message, void *user, struct cairn_error *error)
+int cairn_client_call(struct cairn_client *client, const char *aggregate_id, const char *method,
+                      const uint8_t *packed, size_t len, uint32_t timeout_ms, cairn_client_message *message,
+                      void *user, struct cairn_error *error)
 {
     uint64_t until = timeout_ms == 0 ? UINT64_MAX : clock_monotonic_ms() + timeout_ms;
     struct timespec pause = {0, PAUSE_MS * 1000000};
@@ -170,10 +299,22 @@ int cairn_client_call(struct cairn_client *client, const char *method, const uin
         /* One that is silent isn't waited for to the end while there are others. */
         bool last = client->count == 1 || left == 0;
         uint32_t limit = last || left < TRY_MS ? (uint32_t)left : TRY_MS;
-        bool any = try_once(client, method, (struct bytes){packed, len}, limit, message, user, error);
-        bool again = error->code == CODE_UNAVAILABLE || (error->code == CODE_DEADLINE_EXCEEDED && !last);
+        struct rpc_channel *channel;
+        struct owner *owner;
+        bool any, again;
 
+        pthread_mutex_lock(&client->lock);
+        watch(client);
+        owner = owner_of(client, aggregate_id);
+        channel = owner != NULL ? owner->channel : endpoint_channel(client);
+        pthread_mutex_unlock(&client->lock);
+        any = try_once(client, channel, method, (struct bytes){packed, len}, limit, message, user, error);
+        again = error->code == CODE_UNAVAILABLE || (error->code == CODE_DEADLINE_EXCEEDED && !last);
         now = clock_monotonic_ms();
+        if (owner != NULL && again && !any && now + PAUSE_MS < until) { /* any other passes it on */
+            owner->avoid_until_ms = now + AVOID_MS;
+            continue;
+        }
         if (!again || any || now + PAUSE_MS >= until || (until == UINT64_MAX && tries >= client->count))
             return error->code;
         client->at = (client->at + 1) % client->count;
@@ -217,8 +358,18 @@ void cairn_client_free(struct cairn_client *client)
 {
     if (client == NULL)
         return;
+    pthread_mutex_lock(&client->lock);
+    client->routing = false;
+    if (client->watch != NULL)
+        rpc_stream_cancel(client->watch);
+    while (client->watch != NULL)
+        pthread_cond_wait(&client->changed, &client->lock);
+    pthread_mutex_unlock(&client->lock);
     for (size_t i = 0; i < client->count; i++)
         rpc_channel_free(client->channels[i]);
+    for (size_t i = 0; i < client->owner_count; i++)
+        rpc_channel_free(client->owners[i].channel);
+    free(client->table);
     rpc_loop_free(client->loop);
     rpc_end();
     pthread_mutex_destroy(&client->lock);

@@ -28,11 +28,21 @@ void cairn_client_free(struct cairn_client *client);
 typedef bool cairn_client_message(void *user, const uint8_t *packed, size_t len);
 
 /*
- * One call of "/package.Service/Method": unary, or one whose answers stream. Waits for its end, at most
- * timeout_ms (0: for ever, for a stream that goes on). 0, or the gRPC code, then *error says why.
+ * From now on what names an aggregate goes straight to its owner, which the cluster pushes with every change; and
+ * to any endpoint while the owner isn't known or can't be reached.
  */
-int cairn_client_call(struct cairn_client *client, const char *method, const uint8_t *packed, size_t len,
-                      uint32_t timeout_ms, cairn_client_message *message, void *user, struct cairn_error *error);
+void cairn_client_route(struct cairn_client *client);
+/* Who owns what is known here: before that calls go to any endpoint. */
+bool cairn_client_is_routing(struct cairn_client *client);
+
+/*
+ * One call of "/package.Service/Method": unary, or one whose answers stream. Waits for its end, at most
+ * timeout_ms (0: for ever, for a stream that goes on). 0, or the gRPC code, then *error says why. `aggregate_id`
+ * is the one that it is about; NULL for none.
+ */
+int cairn_client_call(struct cairn_client *client, const char *aggregate_id, const char *method,
+                      const uint8_t *packed, size_t len, uint32_t timeout_ms, cairn_client_message *message,
+                      void *user, struct cairn_error *error);
 
 /* The endpoint that answered last. */
 const char *cairn_client_endpoint(const struct cairn_client *client);
