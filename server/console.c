@@ -97,19 +97,6 @@ static json_t *text_json(struct bytes text)
     return value != NULL ? value : json_string("?");
 }
 
-static bool same_set(const struct replica_set *a, const struct replica_set *b)
-{
-    for (size_t i = 0; i < a->count; i++) {
-        bool found = false;
-
-        for (size_t k = 0; k < b->count; k++)
-            found = found || a->replicas[i] == b->replicas[k];
-        if (!found)
-            return false;
-    }
-    return a->count == b->count;
-}
-
 static json_t *partitions_json(const struct topology *topology)
 {
     json_t *list = json_array();
@@ -122,7 +109,7 @@ static json_t *partitions_json(const struct topology *topology)
                                               id_json(note->owner), "epoch", (json_int_t)note->epoch, "replicas",
                                               set_json(&note->voters), "standbys", set_json(&note->standbys),
                                               "target", set_json(target), "moving",
-                                              note->standbys.count > 0 || !same_set(&note->voters, target)));
+                                              note->standbys.count > 0 || !replica_set_same(&note->voters, target)));
     }
     return list;
 }

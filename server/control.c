@@ -338,8 +338,7 @@ static void count_shares(struct topology *topology, struct topology_member *memb
             const struct owner_note *note = &topology->partitions[p];
 
             members[m].owned += note->owner == members[m].node_id;
-            for (size_t i = 0; i < note->voters.count; i++)
-                members[m].replicas += note->voters.replicas[i] == members[m].node_id;
+            members[m].replicas += replica_set_holds(&note->voters, members[m].node_id);
         }
 }
 

@@ -50,10 +50,7 @@ static bool holds(struct node *node, uint32_t partition, uint64_t node_id)
     struct owner_note note;
 
     routes_get(node->routes, partition, &note);
-    for (size_t i = 0; i < note.voters.count; i++)
-        if (note.voters.replicas[i] == node_id)
-            return true;
-    return false;
+    return replica_set_holds(&note.voters, node_id);
 }
 
 /* All that the first holder of a partition has goes to it, so that there are few sources. */

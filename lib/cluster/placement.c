@@ -25,14 +25,6 @@ static size_t index_of(const struct founder *founders, size_t count, uint64_t no
     return i;
 }
 
-static bool holds(const struct replica_set *set, uint64_t node_id)
-{
-    for (size_t i = 0; i < set->count; i++)
-        if (set->replicas[i] == node_id)
-            return true;
-    return false;
-}
-
 /*
  * The best node that isn't in the set and may hold more. A node whose remaining quota equals the
  * partitions that are left must be in every one of them, or the quotas can't be met.
@@ -46,7 +38,7 @@ static size_t choose(const struct founder *founders, size_t count, const struct 
         bool must = loads[i].quota == partitions_left;
         bool best_must = best < count && loads[best].quota == partitions_left;
 
-        if (loads[i].quota == 0 || holds(set, founders[i].node_id))
+        if (loads[i].quota == 0 || replica_set_holds(set, founders[i].node_id))
             continue;
         if (best == count || (must && !best_must) ||
             (must == best_must &&

@@ -56,22 +56,6 @@ struct plan {
 
 /* ---- sets ---- */
 
-static bool in_set(const struct replica_set *set, uint64_t node_id)
-{
-    for (size_t i = 0; i < set->count; i++)
-        if (set->replicas[i] == node_id)
-            return true;
-    return false;
-}
-
-static bool same_members(const struct replica_set *a, const struct replica_set *b)
-{
-    for (size_t i = 0; i < a->count; i++)
-        if (!in_set(b, a->replicas[i]))
-            return false;
-    return a->count == b->count;
-}
-
 static void take_out(struct replica_set *set, size_t at)
 {
     memmove(&set->replicas[at], &set->replicas[at + 1], (--set->count - at) * sizeof set->replicas[0]);
@@ -96,7 +80,7 @@ static bool settled(const struct plan *plan, size_t partition)
     const struct owner_note *note = note_of(plan, partition);
 
     return note->voters.count > 0 && note->standbys.count == 0 &&
-           same_members(&note->voters, &plan->next->sets[partition]);
+           replica_set_same(&note->voters, &plan->next->sets[partition]);
 }
 
 static bool receives(const struct plan *plan, size_t partition)
@@ -104,7 +88,7 @@ static bool receives(const struct plan *plan, size_t partition)
     const struct replica_set *set = &plan->next->sets[partition];
 
     for (size_t i = 0; i < set->count; i++)
-        if (!in_set(&note_of(plan, partition)->voters, set->replicas[i]))
+        if (!replica_set_holds(&note_of(plan, partition)->voters, set->replicas[i]))
             return true;
     return false;
 }
@@ -147,7 +131,7 @@ static void take_place(struct placement *next, struct placed_member *old, uint64
     old->state = PLACED_REMOVED;
     for (size_t p = 0; p < next->set_count; p++)
         for (size_t i = 0; i < next->sets[p].count; i++)
-            if (next->sets[p].replicas[i] == old->node_id && !in_set(&next->sets[p], new_id))
+            if (next->sets[p].replicas[i] == old->node_id && !replica_set_holds(&next->sets[p], new_id))
                 next->sets[p].replicas[i] = new_id;
 }
 
@@ -346,7 +330,7 @@ static struct seat *best_candidate(const struct plan *plan, size_t partition, si
         size_t mates = zone_mates(plan, set, except, seat->placed->zone);
         bool over = over_bound(plan, seat);
 
-        if (!may_receive(plan, seat) || in_set(set, seat->placed->node_id))
+        if (!may_receive(plan, seat) || replica_set_holds(set, seat->placed->node_id))
             continue;
         if (best == NULL || mates < best_mates || (mates == best_mates && over < best_over) ||
             (mates == best_mates && over == best_over &&
@@ -423,7 +407,7 @@ static void mend_set(struct plan *plan, size_t partition)
     bool free = settled(plan, partition);
 
     for (size_t i = 0; i < set->count; i++) {
-        bool incoming = !in_set(&note_of(plan, partition)->voters, set->replicas[i]);
+        bool incoming = !replica_set_holds(&note_of(plan, partition)->voters, set->replicas[i]);
         const struct seat *seat = seat_of(plan, set->replicas[i]);
         struct seat *to;
 
@@ -529,7 +513,7 @@ static bool shift(struct plan *plan, const struct seat *from, struct seat *to)
     for (size_t p = 0; p < plan->next->partition_count; p++) {
         struct replica_set *set = &plan->next->sets[p];
 
-        if (!settled(plan, p) || in_set(set, to->placed->node_id))
+        if (!settled(plan, p) || replica_set_holds(set, to->placed->node_id))
             continue;
         for (size_t i = 0; i < set->count; i++)
             if (set->replicas[i] == from->placed->node_id &&
@@ -783,9 +767,9 @@ static enum status order_remove(struct placement *next, struct placed_member *me
 
     for (size_t p = 0; p < next->set_count; p++) {
         const struct replica_set *voters = &view->notes[p].voters;
-        bool holds = in_set(voters, member->node_id);
+        bool holds = replica_set_holds(voters, member->node_id);
 
-        held += holds || in_set(&next->sets[p], member->node_id);
+        held += holds || replica_set_holds(&next->sets[p], member->node_id);
         if (holds && voters->count == 1)
             return fault_set(fault, STATUS_PRECONDITION, "LAST_COPY",
                              "%.*s holds the only copy of partition %zu; start it again and drain it",

@@ -138,7 +138,7 @@ static void announce_again(struct engine *engine)
         if (slot->partition == NULL || !partition_is_owner(slot->partition))
             continue;
         for (size_t j = 0; j < engine->peer_count; j++)
-            if (slot->system != NULL || !set_holds(&slot->known.voters, engine->peers[j]))
+            if (slot->system != NULL || !replica_set_holds(&slot->known.voters, engine->peers[j]))
                 tell_owned(engine, slot, engine->peers[j]);
     }
 }
@@ -327,7 +327,7 @@ static void balance(struct engine *engine)
 
         if (slot->partition == NULL || home == engine->settings.node_id ||
             now < slot->transfer_after || !partition_is_owner(slot->partition) ||
-            !set_holds(&slot->known.voters, home) ||
+            !replica_set_holds(&slot->known.voters, home) ||
             !effects->reachable(effects->context, home) ||
             !effects->alive(effects->context, home) ||
             !partition_replica_current(slot->partition, home))
@@ -529,7 +529,7 @@ static enum status begin_slot(struct slot *slot, struct fault *fault)
         return fault->status;
     if (trace == PARTITION_HELD)
         return slot_open(slot, SLOT_RESTARTS, fault);
-    if (trace == PARTITION_UNKNOWN && set_holds(&slot->target, engine->settings.node_id))
+    if (trace == PARTITION_UNKNOWN && replica_set_holds(&slot->target, engine->settings.node_id))
         return slot_open(slot, SLOT_FOUNDS, fault);
     return STATUS_OK;
 }

@@ -85,7 +85,6 @@ MUST_USE enum status slot_open(struct slot *slot, enum slot_origin origin, struc
 MUST_USE enum status slot_open_system(struct slot *slot, struct fault *fault);
 void slot_close(struct slot *slot);
 uint64_t slot_owner(const struct slot *slot, uint64_t *epoch);
-bool set_holds(const struct replica_set *set, uint64_t node_id);
 /* False when nothing in it is newer than what is known of the owner. */
 bool slot_route(struct slot *slot, const struct owner_note *note);
 const struct replica_set *slot_voters(const struct slot *slot);

@@ -129,11 +129,11 @@ void placed_heard(struct slot *slot, const struct owner_note *note)
     view = partition_view(slot->partition);
     partition_configuration(slot->partition, &ours);
     if (note->configuration_index >= ours.index)
-        named = set_holds(&note->voters, engine->settings.node_id) ||
-                set_holds(&note->standbys, engine->settings.node_id);
+        named = replica_set_holds(&note->voters, engine->settings.node_id) ||
+                replica_set_holds(&note->standbys, engine->settings.node_id);
     else
-        named = set_holds(&ours.voters, engine->settings.node_id) ||
-                set_holds(&ours.standbys, engine->settings.node_id);
+        named = replica_set_holds(&ours.voters, engine->settings.node_id) ||
+                replica_set_holds(&ours.standbys, engine->settings.node_id);
     if (named || view.leading || note->owner == engine->settings.node_id)
         return;
     if (slot->unwanted_since == 0)
@@ -151,7 +151,7 @@ static void tell_held(struct slot *slot)
 
     if (slot->partition != NULL && slot->unwanted_since == 0) {
         partition_configuration(slot->partition, &configuration);
-        held = set_holds(&configuration.voters, engine->settings.node_id);
+        held = replica_set_holds(&configuration.voters, engine->settings.node_id);
     }
     if (held == slot->held)
         return;
@@ -205,7 +205,7 @@ static void hand_over(struct slot *slot, const struct replica_set *voters)
     for (size_t i = 0; i < slot->target.count; i++) {
         uint64_t to = slot->target.replicas[i];
 
-        if (to == engine->settings.node_id || !set_holds(voters, to) || !is_current(slot, to))
+        if (to == engine->settings.node_id || !replica_set_holds(voters, to) || !is_current(slot, to))
             continue;
         slot->transfer_after = engine->moment.now_ms + 500;
         (void)!partition_transfer(slot->partition, to, &engine->turn);
@@ -218,12 +218,12 @@ static void remove_surplus(struct slot *slot, const struct replica_set *voters)
     bool self = false;
 
     for (size_t i = 0; i < slot->target.count; i++)
-        if (!set_holds(voters, slot->target.replicas[i]))
+        if (!replica_set_holds(voters, slot->target.replicas[i]))
             return; /* those who should hold it come first */
     for (size_t i = 0; i < voters->count; i++) {
         uint64_t node_id = voters->replicas[i];
 
-        if (set_holds(&slot->target, node_id))
+        if (replica_set_holds(&slot->target, node_id))
             continue;
         if (node_id == slot->engine->settings.node_id) {
             self = true;
@@ -247,7 +247,7 @@ static void reconcile(struct slot *slot)
     for (size_t i = 0; i < now.standbys.count; i++) {
         uint64_t node_id = now.standbys.replicas[i];
 
-        if (!set_holds(&slot->target, node_id)) {
+        if (!replica_set_holds(&slot->target, node_id)) {
             change(slot, REPLICA_REMOVE, node_id);
             return;
         }
@@ -259,7 +259,7 @@ static void reconcile(struct slot *slot)
     for (size_t i = 0; i < slot->target.count && now.voters.count + now.standbys.count < REPLICAS_MAX; i++) {
         uint64_t node_id = slot->target.replicas[i];
 
-        if (!set_holds(&now.voters, node_id) && !set_holds(&now.standbys, node_id) &&
+        if (!replica_set_holds(&now.voters, node_id) && !replica_set_holds(&now.standbys, node_id) &&
             reachable(engine, node_id)) {
             change(slot, REPLICA_ADD, node_id);
             return;

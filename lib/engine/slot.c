@@ -8,14 +8,6 @@ struct slot *slot_of(const struct engine *engine, uint32_t partition)
     return partition < engine->slot_count ? &engine->slots[partition] : NULL;
 }
 
-bool set_holds(const struct replica_set *set, uint64_t node_id)
-{
-    for (size_t i = 0; i < set->count; i++)
-        if (set->replicas[i] == node_id)
-            return true;
-    return false;
-}
-
 /* ---- who holds it ---- */
 
 void slot_note(const struct slot *slot, struct owner_note *note)

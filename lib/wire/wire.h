@@ -500,6 +500,10 @@ struct replica_set {
     size_t count;
 };
 
+bool replica_set_holds(const struct replica_set *set, uint64_t node_id);
+/* The same nodes, in whatever order. */
+bool replica_set_same(const struct replica_set *a, const struct replica_set *b);
+
 /* How a cluster was created. */
 struct founding {
     struct bytes cluster_id;

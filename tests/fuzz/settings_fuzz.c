@@ -9,10 +9,11 @@
 
 enum { ARGUMENTS_MAX = 16 };
 
-/* --config may name any file of this machine, --help and --version print. */
+/* --config may name any file of this machine; --help, --man and --version print. */
 static bool leads_away(const char *argument)
 {
-    return strncmp(argument, "--c", 3) == 0 || strncmp(argument, "--he", 4) == 0 ||
+    return strncmp(argument, "--co", 4) == 0 || strncmp(argument, "--ch", 4) == 0 ||
+           strncmp(argument, "--he", 4) == 0 || strncmp(argument, "--ma", 4) == 0 ||
            strncmp(argument, "--v", 3) == 0;
 }
 

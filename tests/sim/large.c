@@ -30,8 +30,7 @@ static size_t lost_held(const struct world *w)
 
     for (int i = 0; i < w->node_count; i++)
         for (size_t p = 0; w->nodes[i].lost && p < PARTITIONS; p++)
-            for (size_t k = 0; k < w->placed[p].count; k++)
-                held += w->placed[p].replicas[k] == w->ids[i];
+            held += replica_set_holds(&w->placed[p], w->ids[i]);
     return held;
 }
 

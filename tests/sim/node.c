@@ -456,14 +456,6 @@ static void effect_held(void *context, uint32_t partition, bool held)
     world_note(n->world, "node %d %s partition %u", n->index, held ? "holds" : "holds no more", partition);
 }
 
-static bool held_before(const struct replica_set *set, uint64_t node_id)
-{
-    for (size_t i = 0; i < set->count; i++)
-        if (set->replicas[i] == node_id)
-            return true;
-    return false;
-}
-
 static void effect_placement(void *context, const struct placement *placement)
 {
     struct node *n = context;
@@ -474,7 +466,7 @@ static void effect_placement(void *context, const struct placement *placement)
         n->world->placement_version = version;
         for (size_t p = 0; p <= PARTITIONS; p++) {
             for (size_t i = 0; version > 1 && p < PARTITIONS && i < placement->sets[p].count; i++)
-                n->world->moved += !held_before(&n->world->placed[p], placement->sets[p].replicas[i]);
+                n->world->moved += !replica_set_holds(&n->world->placed[p], placement->sets[p].replicas[i]);
             n->world->placed[p] = placement->sets[p];
         }
     }

@@ -330,11 +330,9 @@ bool oracle_placed(const struct world *w, char *why, size_t room)
     }
     for (uint16_t p = 0; newest != NULL && p <= PARTITIONS; p++)
         for (int i = 0; i < w->node_count; i++) {
-            bool should = false;
+            bool should = replica_set_holds(&newest->sets[p], w->ids[i]);
             bool removed = false;
 
-            for (size_t k = 0; k < newest->sets[p].count; k++)
-                should = should || newest->sets[p].replicas[k] == w->ids[i];
             for (size_t k = 0; k < newest->member_count; k++)
                 removed = removed || (newest->members[k].node_id == w->ids[i] &&
                                       newest->members[k].state == PLACED_REMOVED);

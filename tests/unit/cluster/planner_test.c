@@ -78,14 +78,6 @@ static void end(struct field *f)
     arena_release(&f->spare);
 }
 
-static bool has(const struct replica_set *set, uint64_t id)
-{
-    for (size_t i = 0; i < set->count; i++)
-        if (set->replicas[i] == id)
-            return true;
-    return false;
-}
-
 static const struct member_state *member_of(const struct field *f, uint64_t id)
 {
     for (size_t i = 0; i < f->member_count; i++)
@@ -105,7 +97,7 @@ static void arrive(struct field *f)
         size_t fresh = 0;
 
         for (size_t i = 0; i < to->count; i++)
-            fresh += !has(&note->voters, to->replicas[i]);
+            fresh += !replica_set_holds(&note->voters, to->replicas[i]);
         moving += fresh > 0;
         if ((p + f->now_ms / 250) % 10 < f->lag)
             continue;
@@ -170,7 +162,7 @@ static void count(const struct field *f, size_t *replicas, size_t *owned)
     for (size_t i = 0; i < f->member_count; i++) {
         replicas[i] = owned[i] = 0;
         for (size_t p = 0; p < f->placement.partition_count; p++) {
-            replicas[i] += has(&f->placement.sets[p], f->members[i].node_id);
+            replicas[i] += replica_set_holds(&f->placement.sets[p], f->members[i].node_id);
             owned[i] += f->placement.sets[p].replicas[0] == f->members[i].node_id;
         }
     }
@@ -196,7 +188,7 @@ static void assert_settled(const struct field *f)
     for (size_t p = 0; p < f->placement.set_count; p++) {
         assert_int_equal(f->notes[p].voters.count, f->placement.sets[p].count);
         for (size_t i = 0; i < f->placement.sets[p].count; i++)
-            assert_true(has(&f->notes[p].voters, f->placement.sets[p].replicas[i]));
+            assert_true(replica_set_holds(&f->notes[p].voters, f->placement.sets[p].replicas[i]));
     }
 }
 
