@@ -188,13 +188,11 @@ static const char *word(const char *const *words, size_t count, int value)
 
 static int show_members(struct ctl *ctl, const Cairn__V1__Topology *view)
 {
-    struct table *table = ctl->json ? NULL : table_new(9);
+    static const char *const heads[] = {"NAME",     "ID",       "ADDRESS", "STATUS", "PLACEMENT", "ZONE",
+                                        "CAPACITY", "REPLICAS", "OWNED",   NULL};
+    struct table *table = ctl->json ? NULL : table_new(heads);
     json_t *list = json_array();
 
-    for (const char *const *head = (const char *const[]){"NAME", "ID", "ADDRESS", "STATUS", "PLACEMENT", "ZONE",
-                                                         "CAPACITY", "REPLICAS", "OWNED", NULL};
-         table != NULL && *head != NULL; head++)
-        table_cell(table, "%s", *head);
     for (size_t i = 0; i < view->n_members; i++) {
         const Cairn__V1__Member *m = view->members[i];
         const char *status = word(statuses, COUNT_OF(statuses), m->status);
@@ -251,13 +249,10 @@ static void cell_of_ids(struct table *table, const Cairn__V1__Topology *view, co
 
 static int show_partitions(struct ctl *ctl, const Cairn__V1__Topology *view)
 {
-    struct table *table = ctl->json ? NULL : table_new(6);
+    static const char *const heads[] = {"PARTITION", "OWNER", "EPOCH", "REPLICAS", "STANDBYS", "MOVES TO", NULL};
+    struct table *table = ctl->json ? NULL : table_new(heads);
     json_t *list = json_array();
 
-    for (const char *const *head =
-             (const char *const[]){"PARTITION", "OWNER", "EPOCH", "REPLICAS", "STANDBYS", "MOVES TO", NULL};
-         table != NULL && *head != NULL; head++)
-        table_cell(table, "%s", *head);
     for (size_t i = 0; i <= view->n_partitions; i++) {
         const Cairn__V1__Partition *p = i < view->n_partitions ? view->partitions[i] : view->system_partition;
         char room[17];

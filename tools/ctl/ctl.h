@@ -76,9 +76,9 @@ int event_read(struct ctl *ctl);
 
 /* ---- output.c ---- */
 
-/* A table: cells row by row, the first row is the head. NULL ends it. */
+/* A table: cells row by row below the heads, which NULL ends. */
 struct table;
-struct table *table_new(size_t columns);
+struct table *table_new(const char *const *heads);
 void table_cell(struct table *table, const char *format, ...) __attribute__((format(printf, 2, 3)));
 /* Prints and frees it. */
 void table_print(struct table *table);

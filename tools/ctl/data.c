@@ -78,6 +78,7 @@ struct listing {
 
 static void list_event(struct listing *listing, const Cairn__V1__Event *event)
 {
+    static const char *const heads[] = {"AGGREGATE", "PARTITION", "SEQUENCE", "TIME", "TYPE", "PAYLOAD", NULL};
     char time[40];
     char *payload;
     json_t *body;
@@ -91,17 +92,8 @@ static void list_event(struct listing *listing, const Cairn__V1__Event *event)
         json_decref(value);
         return;
     }
-    if (listing->table == NULL) {
-        listing->table = table_new(listing->of_one ? 4 : 6);
-        if (!listing->of_one) {
-            table_cell(listing->table, "AGGREGATE");
-            table_cell(listing->table, "PARTITION");
-        }
-        table_cell(listing->table, "SEQUENCE");
-        table_cell(listing->table, "TIME");
-        table_cell(listing->table, "TYPE");
-        table_cell(listing->table, "PAYLOAD");
-    }
+    if (listing->table == NULL)
+        listing->table = table_new(heads + (listing->of_one ? 2 : 0));
     time_text(event->time, time, sizeof time);
     body = payload_json(event);
     payload = json_dumps(body, JSON_COMPACT | JSON_ENCODE_ANY | JSON_PRESERVE_ORDER);

@@ -14,14 +14,6 @@ struct table {
     size_t count;
 };
 
-struct table *table_new(size_t columns)
-{
-    struct table *table = memory_zero(1, sizeof *table);
-
-    table->columns = columns;
-    return table;
-}
-
 void table_cell(struct table *table, const char *format, ...)
 {
     va_list arguments;
@@ -31,6 +23,15 @@ void table_cell(struct table *table, const char *format, ...)
     if (vasprintf(&table->cells[table->count++], format, arguments) < 0)
         abort(); /* memory */
     va_end(arguments);
+}
+
+struct table *table_new(const char *const *heads)
+{
+    struct table *table = memory_zero(1, sizeof *table);
+
+    for (; heads[table->columns] != NULL; table->columns++)
+        table_cell(table, "%s", heads[table->columns]);
+    return table;
 }
 
 void table_print(struct table *table)
