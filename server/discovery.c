@@ -290,7 +290,7 @@ static void wait(struct discovery *d, uint64_t until_ms)
 {
     struct pollfd fds[SOCKETS_MAX + 2] = {{.fd = d->wake, .events = POLLIN}, {.fd = d->udp, .events = POLLIN}};
     ares_socket_t sockets[SOCKETS_MAX];
-    int bits = d->name_count > 0 ? ares_getsock(d->channel, sockets, SOCKETS_MAX) : 0;
+    unsigned bits = d->name_count > 0 ? (unsigned)ares_getsock(d->channel, sockets, SOCKETS_MAX) : 0;
     uint64_t now = clock_monotonic_ms();
     int timeout = until_ms <= now ? 0 : (int)(until_ms - now);
     struct timeval most = {timeout / 1000, timeout % 1000 * 1000};
@@ -298,8 +298,9 @@ static void wait(struct discovery *d, uint64_t until_ms)
     nfds_t count = 2;
 
     for (int i = 0; i < SOCKETS_MAX; i++) {
-        short events = (short)((ARES_GETSOCK_READABLE(bits, i) ? POLLIN : 0) |
-                               (ARES_GETSOCK_WRITABLE(bits, i) ? POLLOUT : 0));
+        /* As ARES_GETSOCK_READABLE and _WRITABLE, which shift a signed 1 out of its int at the last socket. */
+        short events = (short)(((bits >> i & 1) != 0 ? POLLIN : 0) |
+                               ((bits >> (i + SOCKETS_MAX) & 1) != 0 ? POLLOUT : 0));
 
         if (events != 0)
             fds[count++] = (struct pollfd){.fd = sockets[i], .events = events};
