@@ -37,9 +37,8 @@ static void wake(struct feeder *feeder)
         feeder_send(feeder, &feeder->wake);
 }
 
-void feeder_moved(struct feeder *feeder, uint32_t partition)
+void feeder_moved(struct feeder *feeder)
 {
-    (void)partition;
     atomic_store(&feeder->any_moved, true);
     wake(feeder);
 }

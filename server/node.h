@@ -447,8 +447,8 @@ void read_relays_free(struct read_relays *relays);
 struct feeder *feeder_new(struct node *node);
 /* More of the partition can be read here. Any thread. */
 void feeder_notify(struct feeder *feeder, uint32_t partition);
-/* This node's replica of it may not be read any more: who reads it goes on elsewhere. Any thread. */
-void feeder_moved(struct feeder *feeder, uint32_t partition);
+/* A replica of this node may not be read any more: who reads it goes on elsewhere. Any thread. */
+void feeder_moved(struct feeder *feeder);
 size_t feeder_count(const struct feeder *feeder);
 /* On the way down: ends all; true once no stream to a peer is left. */
 bool feeder_gone(struct feeder *feeder);

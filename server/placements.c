@@ -27,19 +27,6 @@ void placements_free(struct placements *placements)
     free(placements);
 }
 
-/* Decoded anew, so that nothing is shared with the engine that knows it. */
-static bool copy(const struct placement *from, struct arena *arena, struct placement *to)
-{
-    struct buffer packed = {0};
-    struct fault fault;
-    bool sound;
-
-    wire_placement_pack(&packed, from);
-    sound = wire_placement_decode(buffer_bytes(&packed), arena, to, &fault) == STATUS_OK;
-    buffer_release(&packed);
-    return sound;
-}
-
 bool placements_set(struct placements *placements, const struct placement *placement)
 {
     struct arena arena = {0};
@@ -47,7 +34,7 @@ bool placements_set(struct placements *placements, const struct placement *place
     bool newer = false;
 
     pthread_mutex_lock(&placements->lock);
-    if (placement->version > placements->newest.version && copy(placement, &arena, &fresh)) {
+    if (placement->version > placements->newest.version && wire_placement_copy(placement, &arena, &fresh)) {
         arena_release(&placements->arena);
         placements->arena = arena;
         placements->newest = fresh;
@@ -64,7 +51,7 @@ bool placements_get(struct placements *placements, struct arena *arena, struct p
     bool known;
 
     pthread_mutex_lock(&placements->lock);
-    known = placements->newest.version > 0 && copy(&placements->newest, arena, placement);
+    known = placements->newest.version > 0 && wire_placement_copy(&placements->newest, arena, placement);
     pthread_mutex_unlock(&placements->lock);
     return known;
 }

@@ -186,7 +186,7 @@ static void effect_held(void *context, uint32_t partition, bool held)
         return;
     routes_hold(node->routes, partition, held);
     if (!held)
-        feeder_moved(node->feeder, partition);
+        feeder_moved(node->feeder);
 }
 
 static void effect_placement(void *context, const struct placement *placement)

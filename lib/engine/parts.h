@@ -88,6 +88,8 @@ uint64_t slot_owner(const struct slot *slot, uint64_t *epoch);
 /* False when nothing in it is newer than what is known of the owner. */
 bool slot_route(struct slot *slot, const struct owner_note *note);
 const struct replica_set *slot_voters(const struct slot *slot);
+/* This node owns it: all that a link reaches hear so, and who holds it. */
+void slot_announce(struct slot *slot);
 /* What this node's replica of it knows. */
 void slot_note(const struct slot *slot, struct owner_note *note);
 /* Number of data partitions. */
@@ -109,8 +111,6 @@ void router_abandon(struct engine *engine); /* the node stops: answer UNAVAILABL
 
 /* ---- placed.c: from the placement to who holds what ---- */
 
-/* Anybody learned a newer placement. */
-void placed_adopt(struct engine *engine, const struct placement *placement);
 void placed_frame(struct engine *engine, uint64_t from, const struct frame *frame);
 /* The peer is reachable: it may lack the placement. */
 void placed_greet(struct engine *engine, uint64_t node_id);

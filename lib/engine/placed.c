@@ -20,17 +20,14 @@ enum {
 
 /* ---- the placement comes ---- */
 
-void placed_adopt(struct engine *engine, const struct placement *placement)
+void engine_placed(struct engine *engine, const struct placement *placement)
 {
     struct arena arena = {0};
-    struct buffer packed = {0};
     struct placement copy;
-    struct fault fault;
 
     if (placement->version <= engine->placement.version || placement->set_count != engine->slot_count)
         return;
-    wire_placement_pack(&packed, placement);
-    if (wire_placement_decode(buffer_bytes(&packed), &arena, &copy, &fault) == STATUS_OK) {
+    if (wire_placement_copy(placement, &arena, &copy)) {
         arena_release(&engine->placement_arena);
         engine->placement_arena = arena;
         engine->placement = copy;
@@ -41,12 +38,6 @@ void placed_adopt(struct engine *engine, const struct placement *placement)
     } else {
         arena_release(&arena);
     }
-    buffer_release(&packed);
-}
-
-void engine_placed(struct engine *engine, const struct placement *placement)
-{
-    placed_adopt(engine, placement);
 }
 
 static struct slot *system_slot(const struct engine *engine)
@@ -78,7 +69,7 @@ void placed_greet(struct engine *engine, uint64_t node_id)
 void placed_frame(struct engine *engine, uint64_t from, const struct frame *frame)
 {
     if (frame->has_placement)
-        placed_adopt(engine, &frame->placement);
+        engine_placed(engine, &frame->placement);
     if (frame->placement_wanted > 0 && owns_system(engine))
         send_placement(engine, from);
     for (size_t i = 0; i < frame->owner_count; i++)
@@ -271,16 +262,11 @@ static void reconcile(struct slot *slot)
 /* All others hear of a new configuration from its owner. */
 static void announce_change(struct slot *slot)
 {
-    struct engine *engine = slot->engine;
-    struct owner_note note;
+    struct partition_configuration configuration;
 
-    slot_note(slot, &note);
-    if (note.configuration_index == slot->announced_index)
-        return;
-    slot->announced_index = note.configuration_index;
-    (void)slot_route(slot, &note);
-    for (size_t i = 0; i < engine->peer_count; i++)
-        tell_owned(engine, slot, engine->peers[i]);
+    partition_configuration(slot->partition, &configuration);
+    if (configuration.index != slot->announced_index)
+        slot_announce(slot);
 }
 
 static void announce_placement(struct engine *engine)

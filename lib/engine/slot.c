@@ -133,7 +133,7 @@ static void effect_apply(void *context, struct partition *partition, uint64_t in
 }
 
 /* Tell those who most likely get commands for it. */
-static void announce(struct slot *slot)
+void slot_announce(struct slot *slot)
 {
     struct engine *engine = slot->engine;
     struct owner_note note;
@@ -160,7 +160,7 @@ static void effect_ownership(void *context, struct partition *partition, bool ow
     if (owner) {
         slot->transfer_after = engine->moment.now_ms + BALANCE_SETTLE_MS;
         aggregates_own(slot->aggregates, &view.applied);
-        announce(slot);
+        slot_announce(slot);
         engine->rescan = true;
     } else {
         clear_route(slot);
@@ -233,7 +233,7 @@ static void effect_placed(void *context, const struct placement *placement)
 {
     struct engine *engine = ((struct slot *)context)->engine;
 
-    placed_adopt(engine, placement);
+    engine_placed(engine, placement);
 }
 
 static void effect_answer(void *context, struct admitted *command, const struct outcome *outcome,

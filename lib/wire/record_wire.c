@@ -480,3 +480,15 @@ enum status wire_placement_decode(struct bytes packed, struct arena *arena,
 
     return message == NULL ? STATUS_INVALID : placement_from(placement, arena, message, fault);
 }
+
+bool wire_placement_copy(const struct placement *from, struct arena *arena, struct placement *to)
+{
+    struct buffer packed = {0};
+    struct fault fault;
+    bool sound;
+
+    wire_placement_pack(&packed, from);
+    sound = wire_placement_decode(buffer_bytes(&packed), arena, to, &fault) == STATUS_OK;
+    buffer_release(&packed);
+    return sound;
+}

@@ -548,6 +548,8 @@ struct placement {
     uint32_t release; /* that every member has: what is new with it may be used */
 };
 void wire_placement_pack(struct buffer *out, const struct placement *placement);
+/* A copy that shares nothing; false when it wouldn't be taken from the wire either. */
+bool wire_placement_copy(const struct placement *from, struct arena *arena, struct placement *to);
 MUST_USE enum status wire_placement_decode(struct bytes packed, struct arena *arena,
                                            struct placement *placement, struct fault *fault);
 
