@@ -400,7 +400,8 @@ static size_t leaving_count(const struct plan *plan, size_t partition)
     return n;
 }
 
-/* A member that is dead and can't be replaced keeps its place: it may come back. */
+/* A member that is dead and can't be replaced keeps its place, for it may come back; but one that had not
+ * received it yet gets none, or the partition would wait for it. */
 static void mend_set(struct plan *plan, size_t partition)
 {
     struct replica_set *set = &plan->next->sets[partition];
@@ -416,7 +417,7 @@ static void mend_set(struct plan *plan, size_t partition)
         to = best_candidate(plan, partition, i);
         if (to != NULL && (incoming || has_budget(plan)))
             give(plan, partition, i, to);
-        else if (to == NULL && (seat == NULL || seat->leaving) && set->count > 1)
+        else if (to == NULL && (seat == NULL || seat->leaving || incoming) && set->count > 1)
             drop(plan, partition, i);
         else
             continue;

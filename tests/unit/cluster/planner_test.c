@@ -86,6 +86,15 @@ static const struct member_state *member_of(const struct field *f, uint64_t id)
     return NULL;
 }
 
+static bool can_arrive(const struct field *f, const struct owner_note *note, const struct replica_set *to)
+{
+    for (size_t i = 0; i < to->count; i++)
+        if (!replica_set_holds(&note->voters, to->replicas[i]) &&
+            member_of(f, to->replicas[i])->status != MEMBER_ALIVE)
+            return false;
+    return true;
+}
+
 /* Who should hold it does now; all that came is counted. */
 static void arrive(struct field *f)
 {
@@ -99,7 +108,7 @@ static void arrive(struct field *f)
         for (size_t i = 0; i < to->count; i++)
             fresh += !replica_set_holds(&note->voters, to->replicas[i]);
         moving += fresh > 0;
-        if ((p + f->now_ms / 250) % 10 < f->lag)
+        if ((p + f->now_ms / 250) % 10 < f->lag || !can_arrive(f, note, to))
             continue;
         if (p < f->placement.partition_count)
             f->moved += fresh;
@@ -281,6 +290,33 @@ static void nothing_is_made_anew_within_the_grace(void **state)
     f.members[1].status = MEMBER_ALIVE;
     run(&f, 200);
     assert_int_equal(f.moved, 0);
+    end(&f);
+}
+
+/* Found by the simulator: a fourth of three dies while it receives, and nobody else is there to take its place. */
+static void who_dies_before_it_received_is_not_waited_for(void **state)
+{
+    struct field f;
+
+    (void)state;
+    begin(&f, 3, 8, 4, NULL);
+    f.lag = 10; /* nothing arrives */
+    add_member(&f, "", 100);
+    run(&f, 200);
+    assert_true(f.plans > 0);
+    for (size_t p = 0; p < 8; p++)
+        assert_int_equal(f.placement.sets[p].count, 4);
+    f.members[3].status = MEMBER_DEAD;
+    f.lag = 0;
+    run(&f, 200);
+    assert_settled(&f);
+    for (size_t p = 0; p < 8; p++)
+        assert_int_equal(f.placement.sets[p].count, 3);
+    f.members[3].status = MEMBER_ALIVE;
+    run(&f, 200);
+    assert_settled(&f);
+    for (size_t p = 0; p < 8; p++)
+        assert_int_equal(f.placement.sets[p].count, 4);
     end(&f);
 }
 
@@ -469,6 +505,7 @@ int main(void)
         cmocka_unit_test(five_of_three_are_even_with_the_least_movement),
         cmocka_unit_test(thirty_with_1024_partitions),
         cmocka_unit_test(nothing_is_made_anew_within_the_grace),
+        cmocka_unit_test(who_dies_before_it_received_is_not_waited_for),
         cmocka_unit_test(a_restart_or_an_older_member_holds_balancing_back),
         cmocka_unit_test(replicas_spread_over_zones),
         cmocka_unit_test(shares_follow_capacity),
