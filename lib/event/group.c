@@ -47,7 +47,7 @@ struct share {
     struct held *held;      /* oldest first */
     size_t held_count;
     size_t held_room;
-    uint64_t given; /* one behind the last position that its member ever got */
+    uint64_t given; /* one behind the last position that any member got */
     uint64_t failing; /* the position that failed last, while it is tried again */
     uint32_t attempts;
     struct parked *parked; /* reasons are ours */
@@ -239,7 +239,6 @@ static void give_to(struct group *g, uint32_t partition, struct member *member)
 
     share->heir = NULL;
     share->member = member;
-    share->given = 0;
     member->partitions++;
     member->changed = true;
     share->read_again_ms = 1; /* as soon as all are given: then its part of the window is known */

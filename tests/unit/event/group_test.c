@@ -414,6 +414,29 @@ static void a_partition_moves_only_when_nothing_of_it_is_held(void **state)
         }
 }
 
+/* Found by the simulator: what came twice is acknowledged twice, the second time when the partition was another's. */
+static void a_late_acknowledgement_does_no_harm_after_a_partition_went_and_came_back(void **state)
+{
+    struct fixture *f = *state;
+    struct player *a = join(f, 0);
+    struct player *b;
+    struct fault fault;
+
+    for (uint32_t p = 0; p < PARTITIONS; p++)
+        f->log_end[p] = 4;
+    read_on(f);
+    acknowledge_all(f, a);
+    b = join(f, 1);
+    assert_int_equal(share(b), 3);
+    leave(f, b);
+    assert_int_equal(share(a), PARTITIONS);
+    for (uint32_t p = 0; p < PARTITIONS; p++) {
+        assert_ok(acknowledge(f, a, p, 3, false, &fault));
+        assert_status(acknowledge(f, a, p, 4, false, &fault), STATUS_INVALID);
+        assert_int_equal(group_position(f->group, p), 4);
+    }
+}
+
 static void a_member_that_never_acknowledges_loses_its_partitions(void **state)
 {
     struct fixture *f = *state;
@@ -629,6 +652,7 @@ int main(void)
         TEST(no_more_than_the_window_is_unacknowledged),
         TEST(the_cursor_passes_only_what_is_acknowledged),
         TEST(acknowledging_what_wasn_t_given_is_refused),
+        TEST(a_late_acknowledgement_does_no_harm_after_a_partition_went_and_came_back),
         TEST(a_dead_member_s_events_come_again_to_another_in_order),
         TEST(a_partition_moves_only_when_nothing_of_it_is_held),
         TEST(a_member_that_never_acknowledges_loses_its_partitions),
