@@ -301,6 +301,7 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
         node->console = console_new(node);
         node->links = links_new(node);
         node->range_fetches = range_fetches_new(node);
+        node->range_sends = range_sends_new(node);
         node->read_relays = read_relays_new(node);
         node->feeder = feeder_new(node);
         node->local_bus = local_bus_new(node);
@@ -394,6 +395,8 @@ static void stop(struct node *node, struct http *http)
         shard_drop_letters(node->shards[i]);
     if (node->server != NULL)
         rpc_server_stop(node->server, 0);
+    if (node->range_sends != NULL)
+        range_sends_stop(node->range_sends);
     for (size_t i = 0; i < node->shard_count; i++)
         shard_drop_letters(node->shards[i]);
     if (node->links != NULL) {
@@ -411,6 +414,7 @@ static void stop(struct node *node, struct http *http)
     range_fetches_free(node->range_fetches);
     read_relays_free(node->read_relays);
     rpc_loop_free(node->loop);
+    range_sends_free(node->range_sends);
     feeder_free(node->feeder);
     if (node->local_bus != NULL)
         local_bus_stop(node->local_bus);

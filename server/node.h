@@ -35,6 +35,7 @@ struct orders;
 struct discovery;
 struct console;
 struct range_fetches;
+struct range_sends;
 struct read_relays;
 struct feeder;
 struct local_bus;
@@ -60,6 +61,7 @@ struct node {
     struct console *console;
     struct discovery *discovery; /* NULL: none is wanted */
     struct range_fetches *range_fetches;
+    struct range_sends *range_sends;
     struct read_relays *read_relays;
     struct feeder *feeder;
     struct local_bus *local_bus;
@@ -253,6 +255,12 @@ void storage_write(struct storage *storage, struct shard *shard, struct store_ba
  * disk, or won't be because the node fails. */
 void storage_write_for(struct storage *storage, struct store_batch *batch,
                        void (*done)(void *context, bool written), void *context);
+/* The same past the log: lasting once storage_flush() of its families is done. */
+void storage_write_bulk(struct storage *storage, struct store_batch *batch,
+                        void (*done)(void *context, bool written), void *context);
+/* `families` has a bit for each. `done` is called from the flush thread. */
+void storage_flush(struct storage *storage, uint32_t families, void (*done)(void *context, bool written),
+                   void *context);
 struct store_batch *storage_take_batch(struct storage *storage);
 void storage_free(struct storage *storage); /* after the shards have stopped */
 
@@ -418,6 +426,16 @@ void workers_peer_gone(struct workers *workers, uint64_t peer);
 size_t workers_types(struct workers *workers, char out[][TYPE_BYTES_MAX + 1], size_t room);
 size_t workers_count(struct workers *workers);
 void workers_tick(struct workers *workers, uint64_t now_ms);
+
+/* ---- range_send.c: the key range of a partition, for a peer that fell behind ---- */
+
+struct range_sends *range_sends_new(struct node *node);
+void range_sends_stop(struct range_sends *sends); /* its thread, when no call is left */
+void range_sends_free(struct range_sends *sends); /* after the loop is gone */
+
+/* ---- peer_service.c ---- */
+
+void peer_malformed(struct node *node, uint64_t from, struct rpc_stream *stream, const struct fault *fault);
 
 /* ---- range_fetch.c: the key range of a partition that fell behind ---- */
 

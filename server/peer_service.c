@@ -66,12 +66,10 @@ static bool welcome(struct peer_stream *peer, struct rpc_stream *stream, const s
     return true;
 }
 
-static void malformed(struct peer_stream *peer, struct rpc_stream *stream,
-                      const struct fault *fault)
+void peer_malformed(struct node *node, uint64_t from, struct rpc_stream *stream, const struct fault *fault)
 {
-    METRIC_ADD(peer->node, frames_refused, 1);
-    journal(JOURNAL_WARN, "frame-refused", "from node %016llx: %s",
-            (unsigned long long)peer->from, fault->message);
+    METRIC_ADD(node, frames_refused, 1);
+    journal(JOURNAL_WARN, "frame-refused", "from node %016llx: %s", (unsigned long long)from, fault->message);
     fault_finish_stream(stream, fault);
 }
 
@@ -107,7 +105,7 @@ static void link_message(void *user, struct rpc_stream *stream, struct bytes pac
     bool keep = false;
 
     if (status != STATUS_OK) {
-        malformed(peer, stream, &fault);
+        peer_malformed(peer->node, peer->from, stream, &fault);
     } else if (peer->from == 0) {
         (void)welcome(peer, stream, &frame->hello);
     } else if (atomic_load(&peer->node->founding) != NULL) {
@@ -138,7 +136,7 @@ static void gossip_message(void *user, struct rpc_stream *stream, struct bytes p
     struct fault fault;
 
     if (gossip_decode(packed, &arena, &frame, &fault) != STATUS_OK) {
-        malformed(peer, stream, &fault);
+        peer_malformed(peer->node, peer->from, stream, &fault);
     } else if (peer->from == 0) {
         (void)welcome(peer, stream, &frame.hello);
     } else {
@@ -150,163 +148,6 @@ static void gossip_message(void *user, struct rpc_stream *stream, struct bytes p
 
 const struct rpc_stream_events peer_gossip_events = {
     .opened = opened, .message = gossip_message, .finished = finished, .closed = closed};
-
-/* ---- bulk: send a key range, a page at a time as the receiver takes them ---- */
-
-static const enum store_family range_families[] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
-                                                   STORE_OUTCOMES, STORE_CURSORS};
-
-struct range_stream {
-    struct peer_stream base; /* first, so that `closed` fits */
-    uint32_t partition;
-    struct applied applied; /* read before the families: they hold at least this much */
-    size_t family;
-    struct buffer next; /* key to go on from */
-    bool flowing;
-};
-
-static void range_opened(void *context, struct rpc_stream *stream)
-{
-    struct range_stream *range = memory_zero(1, sizeof *range);
-
-    range->base.node = context;
-    rpc_stream_set_user(stream, range);
-}
-
-static void range_closed(void *user, struct rpc_stream *stream, int code, const char *text)
-{
-    struct range_stream *range = user;
-
-    buffer_release(&range->next);
-    closed(user, stream, code, text);
-}
-
-static void range_fail(struct rpc_stream *stream, const char *why)
-{
-    struct buffer out = {0};
-
-    wire_range_part_refuse(&out, why);
-    rpc_stream_send(stream, buffer_bytes(&out));
-    rpc_stream_finish(stream, CODE_UNAVAILABLE, why, BYTES_NONE);
-    buffer_release(&out);
-}
-
-/* Our own copy is no good: the receiver asks another replica, and so do we. */
-static void range_damaged(struct range_stream *range, const struct fault *fault)
-{
-    struct damaged_letter *letter = memory_zero(1, sizeof *letter);
-
-    letter->letter.kind = LETTER_DAMAGED;
-    letter->partition = range->partition;
-    letter->fault = *fault;
-    shard_send(node_shard_of(range->base.node, range->partition), &letter->letter);
-}
-
-static bool range_page(struct range_stream *range, struct rpc_stream *stream)
-{
-    struct store *store = range->base.node->store;
-    struct store_key end = key_partition_end((uint16_t)range->partition);
-    struct buffer out = {0};
-    struct store_cursor *cursor;
-    struct bytes key;
-    struct bytes value;
-    struct fault fault;
-    enum status status = STATUS_OK;
-
-    if (range->family == COUNT_OF(range_families)) {
-        wire_range_part_last(&out, &range->applied);
-        rpc_stream_send(stream, buffer_bytes(&out));
-        rpc_stream_finish(stream, CODE_OK, "", BYTES_NONE);
-        buffer_release(&out);
-        return false;
-    }
-    wire_range_part_begin(&out, range_families[range->family]);
-    cursor = store_cursor_new(store, range_families[range->family], buffer_bytes(&range->next),
-                              key_bytes(&end), false);
-    while (out.len < READ_PAGE_BYTES) {
-        status = store_cursor_next(cursor, &key, &value, &fault);
-        if (status != STATUS_OK)
-            break;
-        wire_range_part_add(&out, key, value);
-        range->next.len = 0;
-        buffer_add(&range->next, key.data, key.len);
-        buffer_add(&range->next, "", 1); /* just behind this key */
-    }
-    store_cursor_free(cursor);
-    if (status == STATUS_OK || status == STATUS_NOT_FOUND)
-        rpc_stream_send(stream, buffer_bytes(&out));
-    else
-        range_fail(stream, fault.message);
-    if (status == STATUS_DAMAGED)
-        range_damaged(range, &fault);
-    buffer_release(&out);
-    if (status == STATUS_NOT_FOUND) {
-        struct store_key begin = key_partition_begin((uint16_t)range->partition);
-
-        range->family++;
-        range->next.len = 0;
-        buffer_add(&range->next, begin.data, begin.len);
-    }
-    return status == STATUS_OK || status == STATUS_NOT_FOUND;
-}
-
-static void range_flow(void *user, struct rpc_stream *stream)
-{
-    struct range_stream *range = user;
-
-    while (range->flowing && rpc_stream_pending(stream) < 2)
-        range->flowing = range_page(range, stream);
-}
-
-static void range_message(void *user, struct rpc_stream *stream, struct bytes packed)
-{
-    struct range_stream *range = user;
-    struct node *node = range->base.node;
-    const struct founding *own = atomic_load(&node->founding);
-    struct arena arena = {0};
-    struct range_request request;
-    struct bytes value;
-    struct fault fault;
-    struct store_key key;
-    struct store_key begin;
-    char text[400];
-    const char *refusal;
-
-    if (wire_range_request_decode(packed, &arena, &request, &fault) != STATUS_OK) {
-        malformed(&range->base, stream, &fault);
-        arena_release(&arena);
-        return;
-    }
-    refusal = node_refusal(node, &request.hello, text, sizeof text);
-    if (refusal == NULL && (own == NULL || request.partition >= own->set_count))
-        refusal = "no such partition here";
-    if (refusal == NULL) {
-        key = key_partition_meta((uint16_t)request.partition, "applied");
-        if (store_get(node->store, STORE_META, key_bytes(&key), &arena, &value, &fault) !=
-                STATUS_OK ||
-            wire_applied_decode(value, &range->applied, &fault) != STATUS_OK ||
-            range->applied.index < request.index)
-            refusal = "not applied that far yet; ask again";
-    }
-    if (refusal != NULL) {
-        range_fail(stream, refusal);
-    } else {
-        range->base.from = request.hello.node_id;
-        range->partition = request.partition;
-        begin = key_partition_begin((uint16_t)request.partition);
-        buffer_add(&range->next, begin.data, begin.len);
-        range->flowing = true;
-        journal(JOURNAL_INFO, "range-sent", "partition %u to node %016llx", request.partition,
-                (unsigned long long)range->base.from);
-        range_flow(range, stream);
-    }
-    arena_release(&arena);
-}
-
-const struct rpc_stream_events peer_range_events = {.opened = range_opened,
-                                                    .message = range_message,
-                                                    .closed = range_closed,
-                                                    .drained = range_flow};
 
 /* ---- an operator's order ---- */
 
@@ -320,7 +161,7 @@ static void operate_message(void *user, struct rpc_stream *stream, struct bytes 
     const char *refusal;
 
     if (wire_operate_decode(packed, &arena, &request, &fault) != STATUS_OK) {
-        malformed(peer, stream, &fault);
+        peer_malformed(peer->node, peer->from, stream, &fault);
     } else if ((refusal = node_refusal(peer->node, &request.hello, text, sizeof text)) != NULL) {
         rpc_stream_finish(stream, CODE_FAILED_PRECONDITION, refusal, BYTES_NONE);
     } else {

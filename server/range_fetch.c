@@ -9,6 +9,7 @@
 enum {
     RETRY_MS = 500,
     BURST_MS = 300, /* what the limit allows in this time may come at once */
+    BULK_BYTES = 64 << 10, /* a page from this size on goes past the log */
 };
 
 struct range_fetch {
@@ -21,7 +22,9 @@ struct range_fetch {
     struct rpc_channel *channel;
     struct rpc_stream *stream;
     uint64_t retry_ms;
-    atomic_int writing; /* pages at the storage thread */
+    atomic_int writing; /* pages at the storage thread, and the flush */
+    uint32_t unlogged;  /* families with pages that went past the log: a bit each */
+    struct applied applied; /* of the whole range, once it is complete */
     size_t attempts;
     struct rpc_stream *throttled; /* held; goes on when the limit allows more */
     bool complete;
@@ -97,7 +100,7 @@ static void page_written(void *context, bool written)
 }
 
 static enum status write_pairs(struct range_fetch *fetch, struct rpc_stream *stream,
-                               const struct range_part *part, struct fault *fault)
+                               const struct range_part *part, size_t bytes, struct fault *fault)
 {
     struct node *node = fetch->all->node;
     struct store_key begin = key_partition_begin((uint16_t)fetch->partition);
@@ -119,7 +122,12 @@ static enum status write_pairs(struct range_fetch *fetch, struct rpc_stream *str
     *page = (struct page_write){fetch, rpc_stream_hold(stream)};
     atomic_fetch_add(&fetch->writing, 1);
     rpc_stream_pause(stream, true);
-    storage_write_for(node->storage, batch, page_written, page);
+    if (bytes >= BULK_BYTES) {
+        fetch->unlogged |= 1U << part->family;
+        storage_write_bulk(node->storage, batch, page_written, page);
+    } else {
+        storage_write_for(node->storage, batch, page_written, page);
+    }
     return STATUS_OK;
 }
 
@@ -136,12 +144,29 @@ static void report(struct range_fetch *fetch, const struct applied *applied)
     shard_send(node_shard_of(fetch->all->node, fetch->partition), &letter->letter);
 }
 
+/* The fetch may go from here on. */
+static void installed(void *context, bool written)
+{
+    struct range_fetch *fetch = context;
+
+    if (written) {
+        journal(JOURNAL_INFO, "range-installed", "partition %u up to index %llu", fetch->partition,
+                (unsigned long long)fetch->applied.index);
+        report(fetch, &fetch->applied);
+    }
+    atomic_fetch_sub(&fetch->writing, 1);
+}
+
+/* All pages are written; those past the log must be on disk before anybody relies on them. */
 static void install(struct range_fetch *fetch, const struct applied *applied)
 {
     fetch->complete = true;
-    journal(JOURNAL_INFO, "range-installed", "partition %u up to index %llu", fetch->partition,
-            (unsigned long long)applied->index);
-    report(fetch, applied);
+    fetch->applied = *applied;
+    atomic_fetch_add(&fetch->writing, 1);
+    if (fetch->unlogged == 0)
+        installed(fetch, true);
+    else
+        storage_flush(fetch->all->node->storage, fetch->unlogged, installed, fetch);
 }
 
 static void on_message(void *user, struct rpc_stream *stream, struct bytes message)
@@ -161,7 +186,7 @@ static void on_message(void *user, struct rpc_stream *stream, struct bytes messa
         status = fault_set(&fault, STATUS_INVALID, "MALFORMED_MESSAGE", "family %u isn't shipped",
                            part.family);
     if (status == STATUS_OK && part.refusal.len == 0)
-        status = write_pairs(fetch, stream, &part, &fault);
+        status = write_pairs(fetch, stream, &part, message.len, &fault);
     if (status != STATUS_OK) {
         journal(JOURNAL_WARN, "range-failed", "partition %u: %s", fetch->partition, fault.message);
         rpc_stream_cancel(stream);

@@ -64,6 +64,7 @@
 /* One page of a read: bounded memory for any length of history. */
 #define READ_PAGE_EVENTS 512
 #define READ_PAGE_BYTES (512U << 10)
+#define RANGE_PAGE_BYTES (128U << 10) /* small: commands share the threads that pass it on */
 /* One page of a subscription, and how many of them may wait for a slow consumer: with its own buffers that
  * is about 1 MiB for each. */
 #define SUBSCRIPTION_PAGE_EVENTS 512

@@ -12,11 +12,15 @@ struct batch_operation {
     struct bytes value; /* end of the range for BATCH_DELETE_RANGE */
 };
 
+/* What makes a write outlast a crash: the next synced write, this one's own sync, or a flush of its families. */
+enum durability { DURABLE_WITH_NEXT_SYNC, DURABLE_NOW, DURABLE_WITH_FLUSH };
+
 struct backend {
     void *(*batch_new)(void *backend);
     void (*batch_free)(void *batch);
     void (*batch_add)(void *batch, const struct batch_operation *operation);
-    enum status (*write)(void *backend, void *batch, bool sync, struct fault *fault);
+    enum status (*write)(void *backend, void *batch, enum durability durability, struct fault *fault);
+    enum status (*flush)(void *backend, enum store_family family, struct fault *fault);
     /* Gives the raw value in *raw, to be freed by the caller; NOT_FOUND when absent. */
     enum status (*get)(void *backend, enum store_family family, struct bytes key,
                        struct bytes *raw, void **owner, struct fault *fault);

@@ -156,12 +156,12 @@ static void batch_add(void *pointer, const struct batch_operation *operation)
     batch->count++;
 }
 
-static enum status write_batch(void *backend, void *pointer, bool sync, struct fault *fault)
+static enum status write_batch(void *backend, void *pointer, enum durability durability, struct fault *fault)
 {
     struct memory_batch *batch = pointer;
     enum status status = fail_now(backend, fault);
 
-    (void)sync;
+    (void)durability;
     if (status != STATUS_OK)
         return status;
     for (size_t i = 0; i < batch->count; i++)
@@ -169,6 +169,12 @@ static enum status write_batch(void *backend, void *pointer, bool sync, struct f
     batch->count = 0;
     arena_reset(&batch->arena);
     return STATUS_OK;
+}
+
+static enum status flush(void *backend, enum store_family family, struct fault *fault)
+{
+    (void)family;
+    return fail_now(backend, fault);
 }
 
 static enum status get(void *backend, enum store_family family, struct bytes key,
@@ -316,6 +322,7 @@ static const struct backend functions = {
     .batch_free = batch_free,
     .batch_add = batch_add,
     .write = write_batch,
+    .flush = flush,
     .get = get,
     .get_many = get_many,
     .get_release = get_release,

@@ -16,7 +16,9 @@ struct rocks {
     rocksdb_cache_t *cache;
     rocksdb_column_family_handle_t *families[STORE_FAMILIES + 1]; /* last: "default" */
     rocksdb_writeoptions_t *write_sync;
+    rocksdb_env_t *env;
     rocksdb_writeoptions_t *write_plain;
+    rocksdb_writeoptions_t *write_unlogged;
     rocksdb_readoptions_t *read;
     rocksdb_compactionfilter_t *age_filter; /* the options only borrow it */
     uint64_t retention_ms;
@@ -92,17 +94,32 @@ static void batch_add(void *pointer, const struct batch_operation *op)
     }
 }
 
-static enum status write_batch(void *backend, void *pointer, bool sync, struct fault *fault)
+static enum status write_batch(void *backend, void *pointer, enum durability durability, struct fault *fault)
 {
     struct rocks *rocks = backend;
     struct rocks_batch *batch = pointer;
+    const rocksdb_writeoptions_t *how = durability == DURABLE_NOW          ? rocks->write_sync
+                                        : durability == DURABLE_WITH_FLUSH ? rocks->write_unlogged
+                                                                           : rocks->write_plain;
     char *error = NULL;
 
-    rocksdb_write(rocks->db, sync ? rocks->write_sync : rocks->write_plain, batch->batch, &error);
+    rocksdb_write(rocks->db, how, batch->batch, &error);
     if (error != NULL)
         return world_fault(fault, "cannot write to the data directory", error);
     rocksdb_writebatch_clear(batch->batch);
     return STATUS_OK;
+}
+
+static enum status flush(void *backend, enum store_family family, struct fault *fault)
+{
+    struct rocks *rocks = backend;
+    rocksdb_flushoptions_t *options = rocksdb_flushoptions_create();
+    char *error = NULL;
+
+    rocksdb_flushoptions_set_wait(options, 1);
+    rocksdb_flush_cf(rocks->db, options, rocks->families[family], &error);
+    rocksdb_flushoptions_destroy(options);
+    return error == NULL ? STATUS_OK : world_fault(fault, "cannot write to the data directory", error);
 }
 
 static enum status get(void *backend, enum store_family family, struct bytes key,
@@ -279,6 +296,8 @@ static void rocks_close(void *backend)
         rocksdb_compactionfilter_destroy(rocks->age_filter);
     if (rocks->options != NULL)
         rocksdb_options_destroy(rocks->options);
+    if (rocks->env != NULL)
+        rocksdb_env_destroy(rocks->env);
     if (rocks->table_options != NULL)
         rocksdb_block_based_options_destroy(rocks->table_options);
     if (rocks->cache != NULL)
@@ -287,6 +306,8 @@ static void rocks_close(void *backend)
         rocksdb_writeoptions_destroy(rocks->write_sync);
     if (rocks->write_plain != NULL)
         rocksdb_writeoptions_destroy(rocks->write_plain);
+    if (rocks->write_unlogged != NULL)
+        rocksdb_writeoptions_destroy(rocks->write_unlogged);
     if (rocks->read != NULL)
         rocksdb_readoptions_destroy(rocks->read);
     free(rocks);
@@ -320,6 +341,7 @@ static const struct backend functions = {
     .batch_free = batch_free,
     .batch_add = batch_add,
     .write = write_batch,
+    .flush = flush,
     .get = get,
     .get_many = get_many,
     .get_release = get_release,
@@ -356,6 +378,9 @@ enum status store_open(struct store **out, const struct store_settings *settings
     rocksdb_block_based_options_set_pin_top_level_index_and_filter(rocks->table_options, 1);
     rocksdb_block_based_options_set_cache_index_and_filter_blocks_with_high_priority(rocks->table_options, 1);
     rocks->options = rocksdb_options_create();
+    rocks->env = rocksdb_create_default_env();
+    rocksdb_env_lower_thread_pool_cpu_priority(rocks->env); /* compaction; nobody waits for it */
+    rocksdb_options_set_env(rocks->options, rocks->env);
     rocksdb_options_set_create_if_missing(rocks->options, 1);
     rocksdb_options_set_create_missing_column_families(rocks->options, 1);
     rocksdb_options_set_paranoid_checks(rocks->options, 1);
@@ -364,6 +389,8 @@ enum status store_open(struct store **out, const struct store_settings *settings
     rocksdb_options_set_keep_log_file_num(rocks->options, 2);
     rocksdb_options_set_max_total_wal_size(rocks->options, 64 << 20);
     rocksdb_options_set_recycle_log_file_num(rocks->options, 0);
+    /* Tables go to the disk bit by bit: all at once they hold up the syncs of commands. */
+    rocksdb_options_set_bytes_per_sync(rocks->options, 1 << 20);
     /* A torn tail of the WAL is a crash, anything else in it is damage. */
     rocksdb_options_set_wal_recovery_mode(rocks->options,
                                           rocksdb_tolerate_corrupted_tail_records_recovery);
@@ -377,6 +404,8 @@ enum status store_open(struct store **out, const struct store_settings *settings
     rocks->write_sync = rocksdb_writeoptions_create();
     rocksdb_writeoptions_set_sync(rocks->write_sync, 1);
     rocks->write_plain = rocksdb_writeoptions_create();
+    rocks->write_unlogged = rocksdb_writeoptions_create();
+    rocksdb_writeoptions_disable_WAL(rocks->write_unlogged, 1);
     rocks->read = rocksdb_readoptions_create();
     rocks->db = rocksdb_open_column_families(rocks->options, settings->path, STORE_FAMILIES + 1,
                                              names, options, rocks->families, &error);

@@ -122,14 +122,30 @@ size_t store_batch_count(const struct store_batch *batch)
     return batch->count;
 }
 
-enum status store_write(struct store *store, struct store_batch *batch, bool sync,
-                        struct fault *fault)
+static enum status write_as(struct store *store, struct store_batch *batch, enum durability durability,
+                            struct fault *fault)
 {
-    enum status status = store->functions->write(store->backend, batch->batch, sync, fault);
+    enum status status = store->functions->write(store->backend, batch->batch, durability, fault);
 
     if (status == STATUS_OK)
         batch->count = 0;
     return status;
+}
+
+enum status store_write(struct store *store, struct store_batch *batch, bool sync,
+                        struct fault *fault)
+{
+    return write_as(store, batch, sync ? DURABLE_NOW : DURABLE_WITH_NEXT_SYNC, fault);
+}
+
+enum status store_write_unlogged(struct store *store, struct store_batch *batch, struct fault *fault)
+{
+    return write_as(store, batch, DURABLE_WITH_FLUSH, fault);
+}
+
+enum status store_flush(struct store *store, enum store_family family, struct fault *fault)
+{
+    return store->functions->flush(store->backend, family, fault);
 }
 
 enum status store_get(struct store *store, enum store_family family, struct bytes key,

@@ -63,6 +63,10 @@ size_t store_batch_count(const struct store_batch *batch);
  * everything written before it. */
 MUST_USE enum status store_write(struct store *store, struct store_batch *batch, bool sync,
                                  struct fault *fault);
+/* For bulk: apply the batch and empty it, past the write-ahead log. After a crash some of it may be there and some
+ * not, unless store_flush() of its families came back; that waits for the disk, for as long as it takes. */
+MUST_USE enum status store_write_unlogged(struct store *store, struct store_batch *batch, struct fault *fault);
+MUST_USE enum status store_flush(struct store *store, enum store_family family, struct fault *fault);
 
 /* ---- reads ---- */
 

@@ -77,8 +77,9 @@ def test_growing_and_shrinking_shows_no_client_an_error():
         with cairn.Client([n.endpoint for n in cluster.nodes[:3]]) as client:
             load.check(client)
         slow = sorted(took for _, took in load.stalls)
+        rank = max(1, load.total // 1000)
         print(f"{load.total} commands, {len(slow)} over 50 ms, longest {load.longest:.3f} s, "
-              f"p99.9 of all {slow[-max(1, load.total // 1000)] if slow else 0:.3f} s")
+              f"p99.9 of all {slow[-rank] if len(slow) >= rank else 0.05:.3f} s or less")
         assert load.longest < 5 * SLOW
 
 

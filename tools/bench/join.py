@@ -47,29 +47,29 @@ def main():
         began = time.monotonic()
         second.start()
         second.wait_ready()
-        peak, done, slowest = [0.0], threading.Event(), []
+        peak, took, slowest = [0.0], [0.0], []
 
         def watch():
-            while not done.is_set():
+            while True:
                 peak[0] = max(peak[0], rss_mib(second.process.pid))
+                if joined():
+                    took[0] = time.monotonic() - began
+                    return
                 time.sleep(0.05)
-        watcher = threading.Thread(target=watch)
-        watcher.start()
-
         def joined():
             with cairn.Client([first.endpoint], timeout=20) as client:
                 return all(len(p.replicas) == 2 and not p.standbys for p in client.topology().partitions)
-        while not joined():
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        while watcher.is_alive():
             slowest.append(bench(first.endpoint, 5, 256, *load)[0])
-        took = time.monotonic() - began
-        done.set()
-        watcher.join()
         taken = second.metrics()["cairn_partition_range_bytes_total"] / (1 << 20)
+        after, _ = bench(first.endpoint, 8, 256, *load)
         slowest.sort()
-        print(f"{stored():.0f} MiB stored; {taken:.0f} MiB of ranges in {took:.1f} s: {taken / took:.1f} MiB/s of {limit} "
+        print(f"{stored():.0f} MiB stored; {taken:.0f} MiB of ranges in {took[0]:.1f} s: {taken / took[0]:.1f} MiB/s of {limit} "
               f"allowed; peak RSS of the new node {peak[0]:.0f} MiB; p99 of 400 commands/s {before:.2f} ms before, "
               f"{slowest[len(slowest) // 2]:.2f} ms while it joined (worst of {len(slowest)} five-second windows "
-              f"{slowest[-1]:.2f})")
+              f"{slowest[-1]:.2f}), {after:.2f} on both nodes after it")
 
 
 if __name__ == "__main__":

@@ -124,6 +124,44 @@ static void a_range_is_deleted_and_its_neighbours_stay(void **state)
     arena_release(&arena);
 }
 
+/* A copy of the folder while the store is open is what a crash leaves. */
+static void what_goes_past_the_log_outlasts_a_crash_once_flushed(void **state)
+{
+    struct fixture *f = *state;
+    struct store_batch *batch = store_batch_new(f->store);
+    struct store_key event = key_event(7, bytes_of("N1"), 0), position = key_position(7, 0);
+    struct store_settings settings = {0};
+    struct store *crashed = NULL;
+    struct arena arena = {0};
+    struct bytes value;
+    struct fault fault;
+    char copy[sizeof f->path + 8];
+    char command[200];
+
+    put_event(batch, "N1", 0);
+    store_batch_put(batch, STORE_POSITIONS, key_bytes(&position), BYTES_LITERAL("not flushed"));
+    assert_ok(store_write_unlogged(f->store, batch, &fault));
+    assert_int_equal(store_batch_count(batch), 0);
+    store_batch_free(batch);
+    assert_ok(store_flush(f->store, STORE_EVENTS, &fault));
+    given_events(f, "N2", 3); /* what is logged stays in order with it */
+    snprintf(copy, sizeof copy, "%s.crash", f->path);
+    snprintf(command, sizeof command, "cp -r '%s' '%s'", f->path, copy);
+    assert_int_equal(system(command), 0);
+    settings.path = copy;
+    assert_ok(store_open(&crashed, &settings, &fault));
+    assert_ok(store_get(crashed, STORE_EVENTS, key_bytes(&event), &arena, &value, &fault));
+    assert_bytes(value, BYTES_LITERAL("N1/0"));
+    assert_status(store_get(crashed, STORE_POSITIONS, key_bytes(&position), &arena, &value, &fault),
+                  STATUS_NOT_FOUND);
+    event = key_event(7, bytes_of("N2"), 2);
+    assert_ok(store_get(crashed, STORE_EVENTS, key_bytes(&event), &arena, &value, &fault));
+    store_free(crashed);
+    arena_release(&arena);
+    snprintf(command, sizeof command, "rm -rf '%s'", copy);
+    assert_int_equal(system(command), 0);
+}
+
 static void reopen(struct fixture *f)
 {
     struct store_settings settings = {.path = f->path};
@@ -212,6 +250,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_range_is_deleted_and_its_neighbours_stay, set_up_disk,
                                         tear_down),
         cmocka_unit_test_setup_teardown(what_was_written_is_there_after_opening_again, set_up_disk,
+                                        tear_down),
+        cmocka_unit_test_setup_teardown(what_goes_past_the_log_outlasts_a_crash_once_flushed, set_up_disk,
                                         tear_down),
         cmocka_unit_test_setup_teardown(a_flipped_bit_is_found_and_never_served, set_up_disk,
                                         tear_down),
