@@ -1346,6 +1346,47 @@ enum status partition_trace(struct store *store, uint16_t id, enum partition_tra
     return status == STATUS_NOT_FOUND ? STATUS_OK : status;
 }
 
+/* By the newest configuration that is known here, which libraft goes by as well. */
+static bool is_only_voter(const struct partition *p, const struct loaded_log *log)
+{
+    struct raft_buffer packed = {(void *)p->checkpoint.configuration.data, p->checkpoint.configuration.len};
+    struct raft_configuration configuration;
+    size_t voters = 0;
+    bool self = false;
+
+    for (size_t i = log->count; i > 0; i--)
+        if (log->entries[i - 1].type == RAFT_CHANGE) {
+            packed = log->entries[i - 1].buf;
+            break;
+        }
+    raft_configuration_init(&configuration);
+    if (packed.len == 0 || raft_configuration_decode(&packed, &configuration) != 0)
+        return false;
+    for (unsigned i = 0; i < configuration.n; i++)
+        if (configuration.servers[i].role == RAFT_VOTER) {
+            voters++;
+            self = self || configuration.servers[i].id == p->settings.node_id;
+        }
+    raft_configuration_close(&configuration);
+    return voters == 1 && self;
+}
+
+/*
+ * libraft makes the only voter leader at once, in the term that it finds. But in that term this replica may have
+ * sent entries to a standby that were lost here before they were on disk, and would now make others of the same
+ * index and term (seed 7004815 of all: the standby kept the lost ones). So it elects itself properly: in a new term.
+ */
+static void elect_itself(struct partition *p, uint64_t *term, uint64_t *voted_for, const struct turn *turn)
+{
+    *term += 1;
+    *voted_for = p->settings.node_id;
+    p->scratch.len = 0;
+    wire_vote_pack(&p->scratch, *term, *voted_for);
+    put_meta(p, "vote", turn);
+    (void)write_of(p, turn);
+    p->vote_ticket = turn->ticket;
+}
+
 static enum status start(struct partition *p, const struct turn *turn, struct fault *fault)
 {
     struct arena arena = {0};
@@ -1403,6 +1444,8 @@ static enum status start(struct partition *p, const struct turn *turn, struct fa
             status = load_log(p, &log, &arena, fault);
         if (status != STATUS_OK)
             goto out;
+        if (is_only_voter(p, &log))
+            elect_itself(p, &term, &voted_for, turn);
     }
     event.start.term = term;
     event.start.voted_for = voted_for;

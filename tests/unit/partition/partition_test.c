@@ -521,6 +521,35 @@ static void a_single_replica_owns_after_its_barrier(void **state)
     store_free(store);
 }
 
+/* In the old term it may have sent a standby what its own disk never got. */
+static void a_single_replica_that_restarts_leads_in_a_new_term(void **state)
+{
+    struct store *store;
+    struct world w = {.now = 1000};
+    struct replica r = {.world = &w, .id = 1};
+    uint64_t term;
+
+    (void)state;
+    assert_ok(store_open_memory(&store));
+    start_single(&r, store);
+    for (int i = 0; i < 3; i++)
+        write_turn(&r);
+    term = partition_view(r.partition).term;
+    stop_replica(&r);
+    r = (struct replica){.world = &w, .id = 1};
+    start_single(&r, store);
+    assert_int_equal(partition_view(r.partition).term, term + 1);
+    stop_replica(&r); /* before it is on disk: nobody heard of it */
+    r = (struct replica){.world = &w, .id = 1};
+    start_single(&r, store);
+    for (int i = 0; i < 3; i++)
+        write_turn(&r);
+    assert_true(r.owner);
+    assert_int_equal(partition_view(r.partition).term, term + 1);
+    stop_replica(&r);
+    store_free(store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -544,6 +573,7 @@ int main(void)
                                         set_up, tear_down),
         cmocka_unit_test(a_single_replica_owns_after_its_barrier),
         cmocka_unit_test(a_single_replica_can_not_be_repaired),
+        cmocka_unit_test(a_single_replica_that_restarts_leads_in_a_new_term),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
