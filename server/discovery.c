@@ -22,6 +22,8 @@
 
 enum {
     ASK_MS = 2000,          /* between two questions while short of members */
+    ASK_MANY_MS = 1000,     /* when the answers have more than may be tried at once */
+    AT_ONCE = 48,           /* then so many are tried at a time, about */
     QUERY_TIMEOUT_MS = 1500,
     ANNOUNCE_MS = 1000,
     ANNOUNCE_SETTLED_MS = 10000,
@@ -48,7 +50,10 @@ struct name {
     int open; /* questions without an answer */
     struct found fresh[DISCOVERED_MAX];
     size_t fresh_count;
-    size_t seen; /* addresses in the answers, with those that there was no room for */
+    size_t seen; /* addresses in the answers, with those whose turn it isn't */
+    size_t last_seen; /* the same of the round before */
+    size_t turn;
+    uint64_t salt; /* who has which turn; another one once all have had theirs */
     bool failed;
     bool failure_told;
     struct found known[DISCOVERED_MAX]; /* of the last answer */
@@ -75,7 +80,7 @@ struct discovery {
 
 /* ---- what was found ---- */
 
-/* More than there is room for: each has the same chance to stay, so that all are tried in time. */
+/* More than there is room for: each has the same chance to stay. */
 static void add(struct found *list, size_t *count, size_t seen, const char *address, uint64_t until_ms)
 {
     size_t at = 0;
@@ -108,6 +113,27 @@ static void propose(struct discovery *d)
 
 /* ---- DNS ---- */
 
+static size_t turns_of(const struct name *n)
+{
+    return n->last_seen <= DISCOVERED_MAX ? 1 : n->last_seen / AT_ONCE + 1;
+}
+
+/* When an answer has thousands of addresses each has its turn: by chance alone two nodes missed one another for
+ * longer than 90 s, once in 13 times. */
+static bool is_its_turn(const struct name *n, const char *address)
+{
+    return hash_mix(n->salt, bytes_of(address)) % turns_of(n) == n->turn;
+}
+
+static void next_turn(struct name *n)
+{
+    n->last_seen = n->seen;
+    if (++n->turn >= turns_of(n)) {
+        n->turn = 0;
+        n->salt = random_u64();
+    }
+}
+
 /* All answers of one round are here. */
 static void round_over(struct name *n)
 {
@@ -119,7 +145,7 @@ static void round_over(struct name *n)
         if (!n->failure_told)
             journal(JOURNAL_INFO, "discovery", "%s has no address yet; asking again", n->name);
         n->failure_told = true;
-    } else if (n->failure_told || n->known_count != n->fresh_count) {
+    } else if (n->failure_told || n->seen != n->last_seen) {
         journal(JOURNAL_INFO, "discovery", "%s has %zu addresses%s", n->name, n->seen,
                 n->seen > DISCOVERED_MAX ? "; trying some of them at a time" : "");
         n->failure_told = false;
@@ -129,6 +155,7 @@ static void round_over(struct name *n)
         memcpy(n->known, n->fresh, sizeof n->known);
         n->known_count = n->fresh_count;
         d->changed = true;
+        next_turn(n);
     }
 }
 
@@ -151,7 +178,9 @@ static void take_addresses(struct name *n, const struct ares_addrinfo *info)
         } else {
             continue;
         }
-        add(n->fresh, &n->fresh_count, n->seen++, address, UINT64_MAX);
+        n->seen++;
+        if (is_its_turn(n, address))
+            add(n->fresh, &n->fresh_count, n->seen, address, UINT64_MAX);
     }
 }
 
@@ -318,6 +347,14 @@ static void wait(struct discovery *d, uint64_t until_ms)
         ares_process_fd(d->channel, ARES_SOCKET_BAD, ARES_SOCKET_BAD); /* what timed out */
 }
 
+static bool has_many(const struct discovery *d)
+{
+    for (size_t i = 0; i < d->name_count; i++)
+        if (turns_of(&d->names[i]) > 1)
+            return true;
+    return false;
+}
+
 static void turn(struct discovery *d)
 {
     uint64_t now = clock_monotonic_ms();
@@ -325,7 +362,7 @@ static void turn(struct discovery *d)
     uint64_t next = now + ASK_MS;
 
     if (now >= d->next_ask_ms && alone && d->name_count > 0) {
-        d->next_ask_ms = now + ASK_MS + random_u64() % (ASK_MS / 4);
+        d->next_ask_ms = now + (has_many(d) ? ASK_MANY_MS : ASK_MS) + random_u64() % (ASK_MS / 4);
         ask(d);
     }
     if (d->udp >= 0) {
