@@ -44,6 +44,7 @@ static void start_call(struct node *node, struct rpc_call *call, struct bytes pa
     struct fault fault;
 
     r->call = call;
+    r->caller = rpc_call_caller(call);
     r->finish = finish_call;
     if (request_start(r, packed, kind, rpc_call_deadline_ms(call), &fault) != STATUS_OK)
         fault_fail_call(call, &fault);
@@ -158,6 +159,7 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
         if (timeout_ms > 0 && clock_monotonic_ms() + timeout_ms < deadline)
             deadline = clock_monotonic_ms() + timeout_ms;
         r->session = session;
+        r->caller = rpc_stream_caller(stream);
         r->finish = finish_in_stream;
         atomic_fetch_add(&session->references, 1);
         if (atomic_fetch_add(&session->outstanding, 1) + 1 >= OUTSTANDING_MAX) {

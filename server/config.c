@@ -91,6 +91,20 @@ static const struct setting settings[] = {
     {"reflection", SWITCH, AT(reflection), 0, 0, 1, "true", "serve gRPC reflection"},
     {"insecure", SWITCH, AT(insecure), 0, 0, 1, "false",
      "allow addresses other than loopback without TLS"},
+    {"tls-certificate", TEXT, AT(tls_certificate), 0, 0, 0, "",
+     "file with this node's certificate and what it chains through (PEM); turns TLS on"},
+    {"tls-key", TEXT, AT(tls_key), 0, 0, 0, "", "file with its private key, which nobody else may read"},
+    {"tls-ca", TEXT, AT(tls_ca), 0, 0, 0, "", "file with the CAs of callers; the old and the new one while you change it"},
+    {"tls-revoked", TEXT, AT(tls_revoked), 0, 0, 0, "", "folder with revocation lists (*.crl, *.pem)"},
+    {"peer-tls-certificate", TEXT, AT(peer_tls_certificate), 0, 0, 0, "",
+     "certificate that peers are shown (default: --tls-certificate)"},
+    {"peer-tls-key", TEXT, AT(peer_tls_key), 0, 0, 0, "", "its private key (default: --tls-key)"},
+    {"peer-tls-ca", TEXT, AT(peer_tls_ca), 0, 0, 0, "", "file with the CAs of nodes (default: --tls-ca)"},
+    {"policy", TEXT, AT(policy), 0, 0, 0, "",
+     "file (YAML) that says who has which role; without it every client certificate is dispatcher, worker and reader"},
+    {"token-keys", TEXT, AT(token_keys), 0, 0, 0, "",
+     "file (JWKS) with public keys of bearer tokens, for clients without a certificate"},
+    {"token-audience", TEXT, AT(token_audience), 0, 0, 0, "cairn", "audience that such tokens must be for"},
 };
 
 enum { SETTINGS = COUNT_OF(settings) };
@@ -528,6 +542,12 @@ static void fill_derived(struct config *config)
     }
     if (config->advertise[0] == '\0')
         snprintf(config->advertise, sizeof config->advertise, "%s", config->listen);
+    if (config->peer_tls_certificate[0] == '\0' && config->peer_tls_key[0] == '\0') {
+        snprintf(config->peer_tls_certificate, sizeof config->peer_tls_certificate, "%s", config->tls_certificate);
+        snprintf(config->peer_tls_key, sizeof config->peer_tls_key, "%s", config->tls_key);
+    }
+    if (config->peer_tls_ca[0] == '\0')
+        snprintf(config->peer_tls_ca, sizeof config->peer_tls_ca, "%s", config->tls_ca);
     if (config->bootstrap_expect == 0 && config->join_count == 0 && config->discover_count == 0)
         config->bootstrap_expect = 1;
 }
@@ -558,8 +578,33 @@ static enum status check_discover(const struct config *config, struct fault *fau
     return STATUS_OK;
 }
 
+/* All of it or nothing: half of TLS is none. */
+static enum status check_tls(const struct config *config, struct fault *fault)
+{
+    bool on = config->tls_certificate[0] != '\0';
+
+    if (on && (config->tls_key[0] == '\0' || config->tls_ca[0] == '\0'))
+        return fault_set(fault, STATUS_INVALID, "SETTING_INVALID", "tls-certificate needs tls-key and tls-ca beside it");
+    if (on && (config->peer_tls_certificate[0] == '\0' || config->peer_tls_key[0] == '\0'))
+        return fault_set(fault, STATUS_INVALID, "SETTING_INVALID", "peer-tls-certificate needs peer-tls-key, and the reverse");
+    if (!on && (config->tls_key[0] != '\0' || config->tls_ca[0] != '\0' || config->tls_revoked[0] != '\0' ||
+                config->peer_tls_certificate[0] != '\0' || config->peer_tls_ca[0] != '\0' ||
+                config->policy[0] != '\0' || config->token_keys[0] != '\0'))
+        return fault_set(fault, STATUS_INVALID, "SETTING_INVALID",
+                         "without tls-certificate there is no TLS, and what else is said of TLS, roles and tokens would "
+                         "protect nobody");
+    if (!on && !config->insecure && !is_loopback(config->listen))
+        return fault_set(fault, STATUS_INVALID, "INSECURE",
+                         "listen is %s, which others can reach, and there is no TLS; give it --tls-certificate, --tls-key "
+                         "and --tls-ca (cairnctl cert makes them), use a loopback address, or say --insecure",
+                         config->listen);
+    return STATUS_OK;
+}
+
 static enum status check(const struct config *config, struct fault *fault)
 {
+    if (check_tls(config, fault) != STATUS_OK)
+        return fault->status;
     if (check_discover(config, fault) != STATUS_OK)
         return fault->status;
     if (config->cluster_name[0] == '\0')
@@ -570,11 +615,6 @@ static enum status check(const struct config *config, struct fault *fault)
     if (config->http[0] != '\0' && strrchr(config->http, ':') == NULL)
         return fault_set(fault, STATUS_INVALID, "SETTING_INVALID",
                          "http is `%s`; it must be host:port", config->http);
-    if (!config->insecure && !is_loopback(config->listen))
-        return fault_set(fault, STATUS_INVALID, "INSECURE",
-                         "listen is %s, which others can reach, and there is no TLS; use a "
-                         "loopback address or say --insecure",
-                         config->listen);
     if (config->heartbeat_interval_ms * 2 > config->election_timeout_ms)
         return fault_set(fault, STATUS_INVALID, "SETTING_INVALID",
                          "election-timeout must be at least twice heartbeat-interval");

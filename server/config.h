@@ -45,6 +45,16 @@ struct config {
     uint64_t snapshot_after_ms;
     uint64_t default_timeout_ms;
     uint64_t drain_timeout_ms;
+    char tls_certificate[512];
+    char tls_key[512];
+    char tls_ca[512];
+    char tls_revoked[512];
+    char peer_tls_certificate[512];
+    char peer_tls_key[512];
+    char peer_tls_ca[512];
+    char policy[512];
+    char token_keys[512];
+    char token_audience[128];
     bool insecure;
     bool reflection;
     bool check_config;

@@ -5,7 +5,7 @@
 #include <sys/statvfs.h>
 #include <systemd/sd-daemon.h>
 
-#include "node.h"
+#include "access.h"
 
 enum { TICK_MS = 50, TICK_FOUNDED_MS = 150, IDLE_MS = 60000, REFUSAL_MUTE_MS = 5000 };
 
@@ -112,7 +112,7 @@ static void dial(struct gossip_link *link)
     struct hello hello;
 
     if (link->channel == NULL)
-        link->channel = rpc_channel_new(node->loop, link->address, GRPC_MESSAGE_BYTES_MAX);
+        link->channel = rpc_channel_new(node->loop, link->address, GRPC_MESSAGE_BYTES_MAX, access_peer_tls(node));
     link->stream =
         rpc_stream_open(link->channel, "/cairn.peer.v1.PeerService/Gossip", &events, link, 0);
     node_hello(node, &hello, 0);
@@ -534,6 +534,7 @@ static void look_at_disk(struct control *control, uint64_t now)
     if (now < control->next_disk)
         return;
     control->next_disk = now + 1000;
+    access_tick(node);
     if (statvfs(node->config.data_dir, &disk) != 0)
         return;
     atomic_store(&node->disk_free_bytes, (uint64_t)disk.f_bavail * disk.f_frsize + 1);

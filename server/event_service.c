@@ -1,4 +1,5 @@
 /* EventService: the streams of ReadAggregate and ReadSnapshot, which has one message each way. Append is in command_service.c, the reading in reads.c. */
+#include "access.h"
 #include "faults.h"
 #include "node.h"
 
@@ -45,6 +46,8 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
         status = fault_set(&fault, STATUS_INVALID, "FIELD_EMPTY",
                            "aggregate_id has %zu bytes; it must have 1 to %d",
                            reading->request.aggregate_id.len, AGGREGATE_ID_BYTES_MAX);
+    if (status == STATUS_OK)
+        status = access_read(node, rpc_stream_caller(stream), NULL, &fault);
     if (status == STATUS_OK && atomic_load(&node->founding) == NULL) {
         status = fault_set(&fault, STATUS_UNAVAILABLE, "NOT_READY",
                            "this node is not a member of a cluster yet");

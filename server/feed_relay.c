@@ -2,6 +2,7 @@
  * Partitions of a subscription that this node holds no replica of: the same request, for those partitions, to
  * a node that does. A source that breaks is replaced by another, from where the subscription stands.
  */
+#include "access.h"
 #include "faults.h"
 #include "feed.h"
 
@@ -116,7 +117,7 @@ static void open_source(struct feed_relay *relay, uint64_t target, const char *a
 {
     relay->last_target = target;
     rpc_channel_free(relay->channel);
-    relay->channel = rpc_channel_new(relay->feed->node->loop, address, GRPC_MESSAGE_BYTES_MAX);
+    relay->channel = rpc_channel_new(relay->feed->node->loop, address, GRPC_MESSAGE_BYTES_MAX, access_peer_tls(relay->feed->node));
     relay->stream = rpc_stream_open(relay->channel, method, &events, relay, 0);
     rpc_stream_send(relay->stream, buffer_bytes(request));
     if (relay->feed->read_all)

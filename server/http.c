@@ -4,7 +4,7 @@
 #include <microhttpd.h>
 #include <netinet/in.h>
 
-#include "node.h"
+#include "access.h"
 
 struct http {
     struct node *node;
@@ -41,8 +41,12 @@ static void print_metrics(struct node *node, struct buffer *out)
     uint64_t memory = 0;
     uint64_t disk = 0;
     size_t members[MEMBER_LEFT + 1];
+    double days;
 
     store_usage(node->store, &memory, &disk);
+    if (access_certificate_days(node, &days))
+        buffer_printf(out, "# HELP cairn_certificate_days Until the first of this node's certificates expires\n"
+                           "# TYPE cairn_certificate_days gauge\ncairn_certificate_days %.3f\n", days);
     buffer_printf(out, "# HELP cairn_commands_total Commands answered to callers of this node\n"
                        "# TYPE cairn_commands_total counter\n"
                        "cairn_commands_total{result=\"accepted\"} %llu\n"
@@ -54,6 +58,8 @@ static void print_metrics(struct node *node, struct buffer *out)
             atomic_load(&m->commands_forwarded));
     counter(out, "cairn_router_resent_total", "Commands sent again to an owner",
             atomic_load(&m->commands_resent));
+    counter(out, "cairn_calls_refused_total", "Calls of somebody unknown, or without the role",
+            atomic_load(&m->calls_refused));
     counter(out, "cairn_reads_total", "ReadAggregate calls", atomic_load(&m->reads));
     counter(out, "cairn_store_syncs_total", "Synced writes", atomic_load(&m->syncs));
     counter(out, "cairn_store_batches_total", "Write batches", atomic_load(&m->batches));

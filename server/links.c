@@ -3,7 +3,7 @@
  * comes over its own stream (peer_service.c). A broken link is dialled again; what was in it is
  * lost, and Raft, the router and the readers ask again.
  */
-#include "node.h"
+#include "access.h"
 
 enum { RETRY_MS = 150, PENDING_FRAMES_MAX = LINK_QUEUE_BYTES_MAX / FRAME_BYTES_TARGET };
 
@@ -127,7 +127,7 @@ static void dial(struct link *link)
         link->channel = NULL;
     }
     if (link->channel == NULL) {
-        link->channel = rpc_channel_new(node->loop, link->address, GRPC_MESSAGE_BYTES_MAX);
+        link->channel = rpc_channel_new(node->loop, link->address, GRPC_MESSAGE_BYTES_MAX, access_peer_tls(node));
         snprintf(link->dialled, sizeof link->dialled, "%s", link->address);
     }
     link->stream =

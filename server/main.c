@@ -10,7 +10,7 @@
 #include <systemd/sd-daemon.h>
 #include <unistd.h>
 
-#include "node.h"
+#include "access.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DATA = 3, DRAIN_STALL_MS = 2000, CLOSE_MS = 200 };
 
@@ -211,37 +211,37 @@ static enum status open_data(struct node *node, struct fault *fault)
 static enum status serve(struct node *node, struct fault *fault)
 {
     const struct rpc_method methods[] = {
-        {"/cairn.v1.CommandService/Dispatch", node, dispatch_call, NULL},
-        {"/cairn.v1.CommandService/DispatchStream", node, NULL, &dispatch_stream_events},
-        {"/cairn.v1.CommandService/HandleCommands", node, NULL, &handle_commands_events},
-        {"/cairn.v1.EventService/Append", node, append_call, NULL},
-        {"/cairn.v1.EventService/ReadSnapshot", node, NULL, &read_snapshot_events},
-        {"/cairn.v1.EventService/WriteSnapshot", node, write_snapshot_call, NULL},
-        {"/cairn.v1.EventService/DeleteSnapshot", node, delete_snapshot_call, NULL},
-        {"/cairn.v1.EventService/ReadAggregate", node, NULL, &read_aggregate_events},
-        {"/cairn.v1.EventService/Subscribe", node, NULL, &subscribe_events},
-        {"/cairn.v1.EventService/ReadAll", node, NULL, &read_all_events},
-        {"/cairn.v1.EventService/ListAggregates", node, NULL, &list_aggregates_events},
-        {"/cairn.v1.EventService/CountEvents", node, NULL, &count_events_events},
-        {"/cairn.v1.EventService/Process", node, NULL, &process_events},
-        {"/cairn.v1.EventService/GetGroup", node, get_group_call, NULL},
-        {"/cairn.v1.EventService/ResetGroup", node, reset_group_call, NULL},
-        {"/cairn.v1.EventService/RetryParked", node, retry_parked_call, NULL},
-        {"/cairn.v1.ClusterService/GetTopology", node, get_topology_call, NULL},
-        {"/cairn.v1.ClusterService/WatchTopology", node, NULL, &watch_topology_events},
-        {"/cairn.v1.ClusterService/DrainNode", node, drain_node_call, NULL},
-        {"/cairn.v1.ClusterService/RemoveNode", node, remove_node_call, NULL},
-        {"/cairn.v1.ClusterService/TransferOwnership", node, transfer_ownership_call, NULL},
-        {"/cairn.v1.ClusterService/UpdateSettings", node, update_settings_call, NULL},
-        {"/cairn.peer.v1.PeerService/Link", node, NULL, &peer_link_events},
-        {"/cairn.peer.v1.PeerService/Gossip", node, NULL, &peer_gossip_events},
-        {"/cairn.peer.v1.PeerService/FetchRange", node, NULL, &peer_range_events},
-        {"/cairn.peer.v1.PeerService/Operate", node, NULL, &peer_operate_events},
-        {"/grpc.health.v1.Health/Check", node, health_check_call, NULL},
-        {"/grpc.health.v1.Health/Watch", node, NULL, &health_watch_events},
-        {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", node, NULL,
+        {"/cairn.v1.CommandService/Dispatch", node, ACCESS_DISPATCH, dispatch_call, NULL},
+        {"/cairn.v1.CommandService/DispatchStream", node, ACCESS_DISPATCH, NULL, &dispatch_stream_events},
+        {"/cairn.v1.CommandService/HandleCommands", node, ACCESS_WORK, NULL, &handle_commands_events},
+        {"/cairn.v1.EventService/Append", node, ACCESS_WORK, append_call, NULL},
+        {"/cairn.v1.EventService/ReadSnapshot", node, ACCESS_READ, NULL, &read_snapshot_events},
+        {"/cairn.v1.EventService/WriteSnapshot", node, ACCESS_WORK, write_snapshot_call, NULL},
+        {"/cairn.v1.EventService/DeleteSnapshot", node, ACCESS_WORK, delete_snapshot_call, NULL},
+        {"/cairn.v1.EventService/ReadAggregate", node, ACCESS_READ, NULL, &read_aggregate_events},
+        {"/cairn.v1.EventService/Subscribe", node, ACCESS_READ, NULL, &subscribe_events},
+        {"/cairn.v1.EventService/ReadAll", node, ACCESS_READ, NULL, &read_all_events},
+        {"/cairn.v1.EventService/ListAggregates", node, ACCESS_READ, NULL, &list_aggregates_events},
+        {"/cairn.v1.EventService/CountEvents", node, ACCESS_READ, NULL, &count_events_events},
+        {"/cairn.v1.EventService/Process", node, ACCESS_READ, NULL, &process_events},
+        {"/cairn.v1.EventService/GetGroup", node, ACCESS_READ, get_group_call, NULL},
+        {"/cairn.v1.EventService/ResetGroup", node, ACCESS_READ, reset_group_call, NULL},
+        {"/cairn.v1.EventService/RetryParked", node, ACCESS_READ, retry_parked_call, NULL},
+        {"/cairn.v1.ClusterService/GetTopology", node, ACCESS_KNOWN, get_topology_call, NULL},
+        {"/cairn.v1.ClusterService/WatchTopology", node, ACCESS_KNOWN, NULL, &watch_topology_events},
+        {"/cairn.v1.ClusterService/DrainNode", node, ACCESS_OPERATE, drain_node_call, NULL},
+        {"/cairn.v1.ClusterService/RemoveNode", node, ACCESS_OPERATE, remove_node_call, NULL},
+        {"/cairn.v1.ClusterService/TransferOwnership", node, ACCESS_OPERATE, transfer_ownership_call, NULL},
+        {"/cairn.v1.ClusterService/UpdateSettings", node, ACCESS_OPERATE, update_settings_call, NULL},
+        {"/cairn.peer.v1.PeerService/Link", node, ACCESS_NODE, NULL, &peer_link_events},
+        {"/cairn.peer.v1.PeerService/Gossip", node, ACCESS_NODE, NULL, &peer_gossip_events},
+        {"/cairn.peer.v1.PeerService/FetchRange", node, ACCESS_NODE, NULL, &peer_range_events},
+        {"/cairn.peer.v1.PeerService/Operate", node, ACCESS_NODE, NULL, &peer_operate_events},
+        {"/grpc.health.v1.Health/Check", node, ACCESS_OPEN, health_check_call, NULL},
+        {"/grpc.health.v1.Health/Watch", node, ACCESS_OPEN, NULL, &health_watch_events},
+        {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", node, ACCESS_KNOWN, NULL,
          &reflection_events},
-        {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", node, NULL,
+        {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", node, ACCESS_KNOWN, NULL,
          &reflection_events},
     };
     struct rpc_server_settings settings = {
@@ -249,6 +249,10 @@ static enum status serve(struct node *node, struct fault *fault)
         .methods = methods,
         .method_count = COUNT_OF(methods) - (node->config.reflection ? 0 : 2),
         .message_bytes_max = GRPC_MESSAGE_BYTES_MAX,
+        .tls = access_server_tls(node),
+        .admit = node->access == NULL ? NULL : access_admit,
+        .forget = access_forget,
+        .context = node,
     };
 
     return rpc_server_new(&node->server, node->loop, &settings, fault);
@@ -289,6 +293,8 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
 
     if (status == STATUS_OK)
         status = open_data(node, fault);
+    if (status == STATUS_OK)
+        status = access_new(node, fault);
     if (status != STATUS_OK)
         return status;
     stored = load_founding(node, &arena, &founding, &status, fault);
@@ -415,6 +421,7 @@ static void stop(struct node *node, struct http *http)
     read_relays_free(node->read_relays);
     rpc_loop_free(node->loop);
     range_sends_free(node->range_sends);
+    access_free(node);
     feeder_free(node->feeder);
     if (node->local_bus != NULL)
         local_bus_stop(node->local_bus);
@@ -484,7 +491,8 @@ int main(int argc, char **argv)
             (unsigned long long)node.id, node.config.data_dir);
     fprintf(stderr, "gRPC on %s, HTTP on %s\n", node.config.listen,
             node.config.http[0] == '\0' ? "nothing" : node.config.http);
-    fprintf(stderr, "try: grpcurl -plaintext %s list\n", node.config.listen);
+    fprintf(stderr, "try: grpcurl %s %s list\n", node.access == NULL ? "-plaintext" : "-cacert CA -cert CERTIFICATE -key KEY",
+            node.config.listen);
     (void)sd_notify(0, "READY=1");
     while (sigwait(&signals, &signal_number) != 0)
         continue;

@@ -17,6 +17,7 @@ struct metrics {
     atomic_ullong commands_accepted;
     atomic_ullong commands_rejected;
     atomic_ullong commands_failed;
+    atomic_ullong calls_refused; /* by who calls */
     atomic_ullong commands_forwarded;
     atomic_ullong commands_resent;
     atomic_ullong reads;

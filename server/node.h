@@ -36,6 +36,7 @@ struct discovery;
 struct console;
 struct range_fetches;
 struct range_sends;
+struct access;
 struct read_relays;
 struct feeder;
 struct local_bus;
@@ -62,6 +63,7 @@ struct node {
     struct discovery *discovery; /* NULL: none is wanted */
     struct range_fetches *range_fetches;
     struct range_sends *range_sends;
+    struct access *access; /* NULL without TLS */
     struct read_relays *read_relays;
     struct feeder *feeder;
     struct local_bus *local_bus;
@@ -125,6 +127,7 @@ struct request {
     struct node *node;
     struct rpc_call *call;
     struct dispatch_session *session;
+    void *caller; /* of the call or stream; borrowed until the request is started */
 };
 
 /* Somebody who waits until a replica here has what a linearizable read must see. */

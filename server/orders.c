@@ -7,6 +7,7 @@
  * Answered once the placement is in force here, so what was ordered isn't lost with any one node. An order is
  * safe to give again: it says what should be.
  */
+#include "access.h"
 #include "faults.h"
 #include "node.h"
 
@@ -159,7 +160,7 @@ static void relay(struct order_job *job, uint64_t owner, uint64_t now_ms)
     node_hello(node, &request.hello, owner);
     wire_operate_pack(&out, &request);
     rpc_channel_free(job->channel);
-    job->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX);
+    job->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX, access_peer_tls(node));
     job->source = rpc_stream_open(job->channel, "/cairn.peer.v1.PeerService/Operate", &events, job,
                                   (uint32_t)(job->deadline_ms - now_ms));
     rpc_stream_send(job->source, buffer_bytes(&out));

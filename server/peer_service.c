@@ -2,8 +2,8 @@
  * PeerService: what other nodes send us. Every stream says hello first; a stranger, a node of
  * another cluster or one that lost its memory is told why and sent away.
  */
+#include "access.h"
 #include "faults.h"
-#include "node.h"
 
 struct peer_stream {
     struct node *node;
@@ -52,7 +52,10 @@ static bool welcome(struct peer_stream *peer, struct rpc_stream *stream, const s
 {
     const struct founding *own = atomic_load(&peer->node->founding);
     char text[400];
-    const char *refusal = node_refusal(peer->node, hello, text, sizeof text);
+    struct fault fault;
+    const char *refusal = access_peer(peer->node, rpc_stream_caller(stream), hello->name, &fault) != STATUS_OK
+                              ? fault.message
+                              : node_refusal(peer->node, hello, text, sizeof text);
     struct buffer out = {0};
 
     if (refusal != NULL) {
@@ -108,6 +111,8 @@ static void link_message(void *user, struct rpc_stream *stream, struct bytes pac
         peer_malformed(peer->node, peer->from, stream, &fault);
     } else if (peer->from == 0) {
         (void)welcome(peer, stream, &frame->hello);
+    } else if (access_peer(peer->node, rpc_stream_caller(stream), BYTES_NONE, &fault) != STATUS_OK) {
+        fault_finish_stream(stream, &fault); /* its certificate ended, or was revoked */
     } else if (atomic_load(&peer->node->founding) != NULL) {
         for (size_t i = 0; i < frame->execute_count; i++)
             workers_execute_for(peer->node->workers, peer->from, &frame->executes[i]);
@@ -139,6 +144,8 @@ static void gossip_message(void *user, struct rpc_stream *stream, struct bytes p
         peer_malformed(peer->node, peer->from, stream, &fault);
     } else if (peer->from == 0) {
         (void)welcome(peer, stream, &frame.hello);
+    } else if (access_peer(peer->node, rpc_stream_caller(stream), BYTES_NONE, &fault) != STATUS_OK) {
+        fault_finish_stream(stream, &fault);
     } else {
         frame.hello.node_id = peer->from;
         control_gossip_received(peer->node->control, &arena, &frame);

@@ -2,6 +2,7 @@
  * EventService.Process, GetGroup and ResetGroup. A group has one coordinator, the owner of its home partition:
  * when that is this node the feeder has the member, else the stream is put through to it, and a call passed on.
  */
+#include "access.h"
 #include "faults.h"
 #include "feed.h"
 
@@ -70,7 +71,7 @@ static void put_through(struct process_stream *member, const char *address)
 
     member->request.forwarded = true;
     wire_join_pack(&out, &member->request);
-    member->channel = rpc_channel_new(member->node->loop, address, GRPC_MESSAGE_BYTES_MAX);
+    member->channel = rpc_channel_new(member->node->loop, address, GRPC_MESSAGE_BYTES_MAX, access_peer_tls(member->node));
     member->source = rpc_stream_open(member->channel, "/cairn.v1.EventService/Process", &source_events, member, 0);
     rpc_stream_send(member->source, buffer_bytes(&out));
     buffer_release(&out);
@@ -112,6 +113,8 @@ static void first_message(struct process_stream *member, struct bytes packed)
 
     if (status == STATUS_OK && member->request.kind != PROCESS_JOIN)
         status = fault_set(&fault, STATUS_INVALID, "NOT_JOINED", "the first message must be join");
+    if (status == STATUS_OK)
+        status = access_read(member->node, rpc_stream_caller(member->stream), &member->request.filter, &fault);
     if (status == STATUS_OK && member->request.subscribing) {
         if (subscribe_here(member, &fault) != STATUS_OK)
             fault_finish_stream(member->stream, &fault);
@@ -239,7 +242,7 @@ static void pass_on(struct node *node, struct rpc_call *call, struct bytes packe
     struct rpc_stream *stream;
 
     passed->call = call;
-    passed->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX);
+    passed->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX, access_peer_tls(node));
     wire_group_request_forward(&out, packed, kind);
     stream = rpc_stream_open(passed->channel, methods[kind], &passed_events, passed, CALL_TIMEOUT_MS);
     rpc_stream_send(stream, buffer_bytes(&out));

@@ -4,7 +4,7 @@
  * range only once the last page and the applied index are there. A fetch that breaks starts anew:
  * writing the same records twice changes nothing.
  */
-#include "node.h"
+#include "access.h"
 
 enum {
     RETRY_MS = 500,
@@ -245,7 +245,7 @@ static void dial(struct range_fetch *fetch)
         return;
     }
     rpc_channel_free(fetch->channel);
-    fetch->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX);
+    fetch->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX, access_peer_tls(node));
     fetch->stream = rpc_stream_open(fetch->channel, "/cairn.peer.v1.PeerService/FetchRange",
                                     &events, fetch, 0);
     node_hello(node, &request.hello, source);

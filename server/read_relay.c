@@ -4,6 +4,7 @@
  * A source that breaks before its first page is replaced by another; after that the client hears
  * UNAVAILABLE, because it may have seen a part.
  */
+#include "access.h"
 #include "faults.h"
 #include "node.h"
 
@@ -83,7 +84,7 @@ static struct rpc_channel *channel_to(struct read_relays *all, uint64_t node_id,
     if (c->channel == NULL || strcmp(c->address, address) != 0) {
         rpc_channel_free(c->channel);
         snprintf(c->address, sizeof c->address, "%s", address);
-        c->channel = rpc_channel_new(all->node->loop, address, GRPC_MESSAGE_BYTES_MAX);
+        c->channel = rpc_channel_new(all->node->loop, address, GRPC_MESSAGE_BYTES_MAX, access_peer_tls(all->node));
     }
     return c->channel;
 }

@@ -1,5 +1,5 @@
 /* A command from its bytes to its shard. */
-#include "node.h"
+#include "access.h"
 
 struct request *request_new(struct node *node)
 {
@@ -42,6 +42,10 @@ enum status request_start(struct request *request, struct bytes packed, enum com
         status = routed_decode(&request->routed, packed, kind, fault);
     if (status == STATUS_OK)
         status = command_check(command, (uint32_t)node->config.payload_bytes_max, fault);
+    if (status == STATUS_OK)
+        status = access_command(node, request->caller, command, fault);
+    if (status == STATUS_OK)
+        command->principal = arena_copy(&request->routed.arena, bytes_of(principal_identity(request->caller)));
     if (status == STATUS_OK && atomic_load(&node->founding) == NULL) {
         status = fault_set(fault, STATUS_UNAVAILABLE, "NOT_READY",
                            "this node is not a member of a cluster yet");

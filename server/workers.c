@@ -5,6 +5,7 @@
  * A worker's id is its session's number; a node's id (always with the top bit set) stands for
  * "some worker at that node". A registration lives as long as its stream speaks.
  */
+#include "access.h"
 #include "faults.h"
 #include "node.h"
 
@@ -431,6 +432,8 @@ static enum status register_worker(struct session *s, const struct worker_messag
         if (m->registration.command_types[i].len > TYPE_BYTES_MAX)
             return fault_set(fault, STATUS_INVALID, "REGISTRATION_INVALID",
                              "a command type is longer than %d bytes", TYPE_BYTES_MAX);
+    if (access_work(workers->node, rpc_stream_caller(s->stream), m->registration.aggregate_type, fault) != STATUS_OK)
+        return fault->status;
     if (modules_type(workers->node->modules, m->registration.aggregate_type) != NULL)
         return fault_set(fault, STATUS_PRECONDITION, "TYPE_HAS_MODULE",
                          "aggregate type %.*s is decided by a module of this node",

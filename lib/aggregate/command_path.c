@@ -123,6 +123,7 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
                                           : (struct bytes){(uint8_t *)made_id, (size_t)made_len},
             .revision = d->events[i].revision,
             .origin = asked->origin,
+            .principal = asked->principal,
         };
 
         scratch.len = 0;
@@ -189,7 +190,8 @@ static enum status start_execution(struct aggregates *all, struct aggregate *a,
     struct arena arena = {0};
     struct buffer packed = {0};
     struct execute execute = {.packed_command = wire_command_inside(&asked->command),
-                              .sequence = a->sequence};
+                              .sequence = a->sequence,
+                              .principal = asked->command.principal};
     struct bytes *history = NULL;
     struct snapshot snapshot;
     uint64_t worker = 0;

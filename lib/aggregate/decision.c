@@ -106,6 +106,7 @@ void decision_by_module(struct decision *d, const struct aggregate *a,
         .metadata = (const struct cairn_metadata *)(const void *)command->metadata.entries,
         .metadata_count = command->metadata.count,
         .sequence = a->sequence,
+        .principal = {command->principal.data, command->principal.len},
     };
 
     _Static_assert(sizeof(struct cairn_metadata) == sizeof(struct metadata_entry),

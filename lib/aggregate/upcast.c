@@ -56,6 +56,7 @@ enum status event_for_module(const struct cairn_aggregate_type *type, const stru
         .correlation_id = to_module(event->origin.correlation_id),
         .causation_id = to_module(event->origin.causation_id),
         .traceparent = to_module(event->origin.traceparent),
+        .principal = to_module(event->principal),
     };
     while ((upcaster = find(type, seen)) != NULL) {
         struct cairn_event before = *seen;

@@ -109,6 +109,7 @@ static void forward(struct engine *engine, struct routed *r, uint64_t owner)
         .timeout_ms = left > UINT32_MAX ? UINT32_MAX : (uint32_t)left,
         .kind = r->admitted.command.kind,
         .request = r->admitted.command.packed,
+        .principal = r->admitted.command.principal,
     };
 
     if (r->target != 0)
@@ -194,6 +195,7 @@ void router_take_forwarded(struct engine *engine, uint64_t from,
     r->partition = in->partition;
     r->admitted.deadline_ms = engine->moment.now_ms + in->timeout_ms;
     status = routed_decode(r, packed, in->kind, &fault);
+    command->principal = arena_copy(&r->arena, in->principal);
     if (status == STATUS_OK)
         status = command_check(command, engine->settings.payload_bytes_max, &fault);
     if (status == STATUS_OK &&

@@ -39,15 +39,24 @@ struct rpc_loop {
 struct rpc_channel {
     grpc_channel *channel;
     struct rpc_loop *loop;
+    const struct rpc_tls *tls;
 };
 
 /* Contiguous bytes of a message; the slice keeps them. */
 grpc_slice rpc_contiguous(grpc_byte_buffer *buffer);
 grpc_byte_buffer *rpc_message(struct bytes b);
 uint64_t rpc_deadline_ms(gpr_timespec deadline);
+const char *rpc_peer_of(grpc_call *call, char *out, size_t room);
 
-/* A stream for a call that the server has just accepted. Takes the call. */
+/* A stream for a call that the server has just accepted. Takes the call, and the caller, which `forget` takes back. */
 void rpc_stream_accept(grpc_call *call, const struct rpc_stream_events *events, void *context,
-                       uint64_t deadline_ms);
+                       uint64_t deadline_ms, void *caller, void (*forget)(void *caller));
+
+/* NULL gives credentials without TLS. */
+grpc_server_credentials *rpc_tls_server(const struct rpc_tls *tls);
+grpc_channel_credentials *rpc_tls_channel(const struct rpc_tls *tls);
+const char *rpc_tls_authorization(const struct rpc_tls *tls); /* NULL for none */
+/* What is shown is borrowed from the context, which the caller releases, and from the metadata. */
+grpc_auth_context *rpc_tls_shown(grpc_call *call, const grpc_metadata_array *metadata, struct rpc_shown *out);
 
 #endif

@@ -69,6 +69,15 @@ grpc_byte_buffer *rpc_message(struct bytes b)
     return buffer;
 }
 
+const char *rpc_peer_of(grpc_call *call, char *out, size_t room)
+{
+    char *peer = grpc_call_get_peer(call);
+
+    snprintf(out, room, "%s", peer);
+    gpr_free(peer);
+    return out;
+}
+
 uint64_t rpc_deadline_ms(gpr_timespec deadline)
 {
     gpr_timespec left;

@@ -18,6 +18,32 @@ MUST_USE enum status rpc_loop_new(struct rpc_loop **out);
 /* Runs until everything that uses the loop is gone. Call after servers and channels are stopped. */
 void rpc_loop_free(struct rpc_loop *loop);
 
+/* ---- TLS ---- */
+
+struct rpc_tls;
+
+struct rpc_tls_settings {
+    const char *certificate; /* path; NULL for a client without one */
+    const char *key;
+    const char *roots; /* path of the bundle that the other side's chain must end in */
+    bool demand;       /* server: nobody without a certificate; otherwise it is the user's to decide */
+    const char *token; /* client: shown with each call; NULL for none */
+    /* Client: is that the right server? NULL: its certificate must name the address. From any thread. */
+    bool (*accept)(void *context, struct bytes certificate, struct bytes chain, char *why, size_t room);
+    void *context;
+};
+
+/* The files are read again when they change. Outlives all that use it. */
+struct rpc_tls *rpc_tls_new(const struct rpc_tls_settings *settings);
+void rpc_tls_free(struct rpc_tls *tls);
+
+/* What a caller has shown. Borrowed. */
+struct rpc_shown {
+    struct bytes certificate; /* PEM; empty for none */
+    struct bytes chain;       /* the same with what came with it */
+    struct bytes token;       /* bearer, of the metadata */
+};
+
 /* ---- serving ---- */
 
 struct rpc_server;
@@ -42,9 +68,17 @@ struct rpc_stream_events {
 struct rpc_method {
     const char *path; /* "/package.Service/Method" */
     void *context;
+    unsigned access; /* the user's own, for `admit` */
     /* One of the two. The request stays valid until the call is answered. */
     void (*unary)(void *context, struct rpc_call *call, struct bytes request);
     const struct rpc_stream_events *stream;
+};
+
+/* What a caller is told that isn't admitted. */
+struct rpc_refusal {
+    int code;
+    char message[400];
+    struct buffer details;
 };
 
 struct rpc_server_settings {
@@ -52,6 +86,12 @@ struct rpc_server_settings {
     const struct rpc_method *methods;
     size_t method_count;
     uint32_t message_bytes_max;
+    const struct rpc_tls *tls; /* NULL for none */
+    /* Before anybody else sees the call: who calls, which `forget` takes back. NULL: nobody is asked. */
+    bool (*admit)(void *context, const struct rpc_method *method, const struct rpc_shown *shown, void **caller,
+                  struct rpc_refusal *refusal);
+    void (*forget)(void *caller);
+    void *context;
 };
 
 /* Starts to serve. A taken port is a fault that names it. */
@@ -66,6 +106,9 @@ void rpc_server_free(struct rpc_server *server);
 
 /* Monotonic milliseconds; UINT64_MAX when the caller gave no deadline. */
 uint64_t rpc_call_deadline_ms(const struct rpc_call *call);
+/* Who calls, as `admit` said; borrowed. */
+void *rpc_call_caller(const struct rpc_call *call);
+const char *rpc_call_peer(struct rpc_call *call, char *out, size_t room);
 /* Exactly one of these for each call. */
 void rpc_call_reply(struct rpc_call *call, struct bytes message);
 void rpc_call_fail(struct rpc_call *call, int code, const char *message, struct bytes details);
@@ -73,6 +116,8 @@ void rpc_call_fail(struct rpc_call *call, int code, const char *message, struct 
 /* ---- streams ---- */
 
 void rpc_stream_set_user(struct rpc_stream *stream, void *user);
+/* Server: who opened it, as `admit` said; borrowed. */
+void *rpc_stream_caller(const struct rpc_stream *stream);
 uint64_t rpc_stream_deadline_ms(const struct rpc_stream *stream);
 /* Client, in `closed`: the error's packed google.rpc.Status, empty when it came without. */
 struct bytes rpc_stream_details(struct rpc_stream *stream);
@@ -96,9 +141,9 @@ void rpc_stream_drop(struct rpc_stream *stream);
 
 struct rpc_channel;
 
-/* A channel has its own connection, shared with no other channel. Connects when first used. */
-struct rpc_channel *rpc_channel_new(struct rpc_loop *loop, const char *address,
-                                    uint32_t message_bytes_max);
+/* A channel has its own connection, shared with no other channel. Connects when first used. `tls` NULL: without. */
+struct rpc_channel *rpc_channel_new(struct rpc_loop *loop, const char *address, uint32_t message_bytes_max,
+                                    const struct rpc_tls *tls);
 void rpc_channel_free(struct rpc_channel *channel);
 struct rpc_stream *rpc_stream_open(struct rpc_channel *channel, const char *path,
                                    const struct rpc_stream_events *events, void *user,

@@ -15,6 +15,7 @@ struct rpc_server {
     grpc_server *server;
     struct method *methods;
     size_t method_count;
+    struct rpc_server_settings settings; /* of its pointers only those to functions */
     struct tag stopped_tag;
     pthread_mutex_t lock;
     pthread_cond_t changed;
@@ -38,6 +39,7 @@ struct rpc_call {
     grpc_slice error_details;
     grpc_metadata details_entry;
     int cancelled;
+    void *caller;
     struct rpc_call *next_free;
 };
 
@@ -79,6 +81,8 @@ static void call_give_back(struct rpc_call *call)
         grpc_call_details_destroy(&call->details);
     if (call->call != NULL)
         grpc_call_unref(call->call);
+    if (call->caller != NULL)
+        server->settings.forget(call->caller);
     pthread_mutex_lock(&server->lock);
     call->next_free = server->free_calls;
     server->free_calls = call;
@@ -110,10 +114,34 @@ static void accept_stream(struct rpc_call *call)
     struct method *method = call->method;
     grpc_call *inner = call->call;
     uint64_t deadline = rpc_deadline_ms(call->deadline);
+    void *caller = call->caller;
+    void (*forget)(void *) = call->server->settings.forget;
 
     call->call = NULL;
+    call->caller = NULL;
     call_give_back(call);
-    rpc_stream_accept(inner, method->public.stream, method->public.context, deadline);
+    rpc_stream_accept(inner, method->public.stream, method->public.context, deadline, caller, forget);
+}
+
+/* False: it was answered. */
+static bool admit(struct rpc_call *call)
+{
+    const struct rpc_server_settings *settings = &call->server->settings;
+    struct rpc_refusal refusal = {0};
+    struct rpc_shown shown;
+    grpc_auth_context *context;
+    bool may;
+
+    if (settings->admit == NULL)
+        return true;
+    context = rpc_tls_shown(call->call, &call->metadata, &shown);
+    may = settings->admit(settings->context, &call->method->public, &shown, &call->caller, &refusal);
+    if (context != NULL)
+        grpc_auth_context_release(context);
+    if (!may)
+        rpc_call_fail(call, refusal.code, refusal.message, buffer_bytes(&refusal.details));
+    buffer_release(&refusal.details);
+    return may;
 }
 
 static void accepted(struct tag *tag, bool ok)
@@ -134,6 +162,8 @@ static void accepted(struct tag *tag, bool ok)
         rpc_call_fail(call, GRPC_STATUS_UNIMPLEMENTED, text, BYTES_NONE);
         return;
     }
+    if (!admit(call))
+        return;
     if (call->method->public.unary == NULL) {
         accept_stream(call);
         return;
@@ -152,6 +182,16 @@ static void accepted(struct tag *tag, bool ok)
 uint64_t rpc_call_deadline_ms(const struct rpc_call *call)
 {
     return rpc_deadline_ms(call->deadline);
+}
+
+void *rpc_call_caller(const struct rpc_call *call)
+{
+    return call->caller;
+}
+
+const char *rpc_call_peer(struct rpc_call *call, char *out, size_t room)
+{
+    return rpc_peer_of(call->call, out, room);
 }
 
 static void answered(struct tag *tag, bool ok)
@@ -235,7 +275,7 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
                            const struct rpc_server_settings *settings, struct fault *fault)
 {
     struct rpc_server *server = memory_zero(1, sizeof *server);
-    grpc_server_credentials *credentials = grpc_insecure_server_credentials_create();
+    grpc_server_credentials *credentials = rpc_tls_server(settings->tls);
     grpc_arg args[] = {
         {.type = GRPC_ARG_INTEGER,
          .key = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
@@ -250,11 +290,15 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
         {.type = GRPC_ARG_INTEGER,
          .key = GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS,
          .value.integer = 1},
+        /* Who doesn't finish its handshake, or sends endless headers, is let go. */
+        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, .value.integer = 10000},
+        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MAX_METADATA_SIZE, .value.integer = 16 << 10},
     };
     grpc_channel_args all = {COUNT_OF(args), args};
     int port;
 
     server->loop = loop;
+    server->settings = *settings;
     server->stopped_tag.done = stopped;
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->changed, NULL);

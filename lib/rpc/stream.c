@@ -5,8 +5,6 @@
  * The call lives until all its operations came back. `closed` is told once, after the final
  * operation (RECV_STATUS or RECV_CLOSE) AND the last read are back, so that no message follows it.
  */
-#include <grpc/support/alloc.h>
-
 #include "internal.h"
 
 struct queued {
@@ -48,7 +46,10 @@ struct rpc_stream {
     grpc_metadata_array initial;
     grpc_metadata_array trailing;
     grpc_metadata details_entry;
+    grpc_metadata authorization; /* client: to send */
     int cancelled;
+    void *caller;
+    void (*forget)(void *caller);
 };
 
 struct rpc_stream *rpc_stream_hold(struct rpc_stream *s)
@@ -68,6 +69,8 @@ void rpc_stream_drop(struct rpc_stream *s)
         free(s->first);
         s->first = next;
     }
+    if (s->caller != NULL)
+        s->forget(s->caller);
     grpc_slice_unref(s->text);
     grpc_slice_unref(s->details);
     grpc_metadata_array_destroy(&s->initial);
@@ -300,13 +303,15 @@ static struct rpc_stream *new_stream(grpc_call *call, const struct rpc_stream_ev
 }
 
 void rpc_stream_accept(grpc_call *call, const struct rpc_stream_events *events, void *context,
-                       uint64_t deadline_ms)
+                       uint64_t deadline_ms, void *caller, void (*forget)(void *caller))
 {
     struct rpc_stream *s = new_stream(call, events, true);
     grpc_op begin = {.op = GRPC_OP_SEND_INITIAL_METADATA};
     grpc_op final = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
 
     s->deadline_ms = deadline_ms;
+    s->caller = caller;
+    s->forget = forget;
     final.data.recv_close_on_server.cancelled = &s->cancelled;
     rpc_stream_hold(s); /* until this function is done with it */
     events->opened(context, s);
@@ -334,8 +339,15 @@ struct rpc_stream *rpc_stream_open(struct rpc_channel *channel, const char *path
     grpc_op begin[2] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
                         {.op = GRPC_OP_RECV_INITIAL_METADATA}};
     grpc_op final = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
+    const char *authorization = rpc_tls_authorization(channel->tls);
 
     grpc_slice_unref(method);
+    if (authorization != NULL) {
+        s->authorization.key = grpc_slice_from_static_string("authorization");
+        s->authorization.value = grpc_slice_from_static_string(authorization);
+        begin[0].data.send_initial_metadata.count = 1;
+        begin[0].data.send_initial_metadata.metadata = &s->authorization;
+    }
     s->user = user;
     s->deadline_ms = timeout_ms == 0 ? UINT64_MAX : clock_monotonic_ms() + timeout_ms;
     begin[1].data.recv_initial_metadata.recv_initial_metadata = &s->initial;
@@ -359,6 +371,11 @@ void rpc_stream_set_user(struct rpc_stream *s, void *user)
     s->user = user;
 }
 
+void *rpc_stream_caller(const struct rpc_stream *s)
+{
+    return s->caller;
+}
+
 uint64_t rpc_stream_deadline_ms(const struct rpc_stream *s)
 {
     return s->deadline_ms;
@@ -366,11 +383,7 @@ uint64_t rpc_stream_deadline_ms(const struct rpc_stream *s)
 
 const char *rpc_stream_peer(struct rpc_stream *s, char *out, size_t room)
 {
-    char *peer = grpc_call_get_peer(s->call);
-
-    snprintf(out, room, "%s", peer);
-    gpr_free(peer);
-    return out;
+    return rpc_peer_of(s->call, out, room);
 }
 
 void rpc_stream_send(struct rpc_stream *s, struct bytes message)
@@ -447,11 +460,11 @@ void rpc_stream_cancel(struct rpc_stream *s)
 
 /* ---- channels ---- */
 
-struct rpc_channel *rpc_channel_new(struct rpc_loop *loop, const char *address,
-                                    uint32_t message_bytes_max)
+struct rpc_channel *rpc_channel_new(struct rpc_loop *loop, const char *address, uint32_t message_bytes_max,
+                                    const struct rpc_tls *tls)
 {
     struct rpc_channel *channel = memory_zero(1, sizeof *channel);
-    grpc_channel_credentials *credentials = grpc_insecure_credentials_create();
+    grpc_channel_credentials *credentials = rpc_tls_channel(tls);
     grpc_arg args[] = {
         {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, .value.integer = 1},
         {.type = GRPC_ARG_INTEGER,
@@ -470,6 +483,7 @@ struct rpc_channel *rpc_channel_new(struct rpc_loop *loop, const char *address,
     grpc_channel_args all = {COUNT_OF(args), args};
 
     channel->loop = loop;
+    channel->tls = tls;
     channel->channel = grpc_channel_create(address, credentials, &all);
     grpc_channel_credentials_release(credentials);
     return channel;

@@ -339,6 +339,7 @@ void wire_execute_pack(struct buffer *out, const struct execute *execute)
         put_bytes_always(out, 5, execute->packed_events[i]);
     if (execute->packed_snapshot.len > 0)
         put_bytes_always(out, 6, execute->packed_snapshot);
+    put_bytes(out, 7, execute->principal);
 }
 
 void wire_execute_response(struct buffer *out, struct bytes packed_execute,

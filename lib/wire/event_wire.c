@@ -112,6 +112,7 @@ void wire_event_pack(struct buffer *out, const struct event *event)
     put_bytes(out, 12, event->id);
     put_u64(out, 13, event->revision);
     put_origin(out, 14, &event->origin);
+    put_bytes(out, 15, event->principal);
 }
 
 enum status wire_event_decode(struct bytes packed, struct arena *arena, struct event *event,
@@ -134,6 +135,7 @@ enum status wire_event_decode(struct bytes packed, struct arena *arena, struct e
         .id = from_text(message->id),
         .revision = message->revision,
         .origin = origin_from(message->origin),
+        .principal = from_text(message->principal),
     };
     if (message->payload_case == CAIRN__V1__EVENT__PAYLOAD_JSON)
         event->payload = (struct payload){PAYLOAD_JSON, from_text(message->json)};

@@ -80,6 +80,7 @@ void frame_add_command(struct buffer *out, const struct forwarded_command *comma
     put_u64(out, 4, command->timeout_ms);
     put_u64(out, 5, command->kind);
     put_bytes(out, 6, command->request);
+    put_bytes(out, 7, command->principal);
     put_end(out, begun);
 }
 
@@ -238,7 +239,7 @@ enum status frame_decode(struct bytes packed, struct arena *arena, struct frame 
 
         frame->commands[i] = (struct forwarded_command){
             c->request_id, c->partition, c->hops, c->timeout_ms, (enum command_kind)c->kind,
-            from_data(c->request)};
+            from_data(c->request), from_text(c->principal)};
     }
     TAKE(arena, frame->results, in->n_results);
     frame->result_count = in->n_results;

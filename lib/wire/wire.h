@@ -55,6 +55,7 @@ struct event {
     struct bytes id;
     uint32_t revision;
     struct origin origin;
+    struct bytes principal; /* who sent the command; empty without TLS */
 };
 
 /* The saved state of an aggregate. */
@@ -94,6 +95,7 @@ struct command {
     struct payload payload;
     struct metadata metadata;
     struct origin origin;
+    struct bytes principal; /* who sent it; never from the request */
     bool expects_sequence;
     uint64_t expected_sequence;
     struct new_event *events; /* COMMAND_APPEND only */
@@ -357,6 +359,7 @@ struct execute {
     const struct bytes *packed_events;
     size_t event_count;
     struct bytes packed_snapshot; /* empty for none */
+    struct bytes principal;
 };
 void wire_execute_pack(struct buffer *out, const struct execute *execute);
 /* Wrap a packed Execute, with another execution id, as a HandleCommandsResponse. */
@@ -666,6 +669,7 @@ struct forwarded_command {
     uint32_t timeout_ms;
     enum command_kind kind;
     struct bytes request;
+    struct bytes principal;
 };
 
 struct command_result {

@@ -42,7 +42,7 @@ static void send_one(struct cairn_client *client, unsigned number)
 int main(int count, char **arguments)
 {
     unsigned n = count > 2 ? (unsigned)atoi(arguments[2]) : 0;
-    struct cairn_client *client = count > 2 ? cairn_client_new(arguments[1]) : NULL;
+    struct cairn_client *client = count > 2 ? cairn_client_new(arguments[1], NULL) : NULL;
     struct timespec moment = {0, 10000000};
     uint64_t *times;
 

@@ -202,7 +202,7 @@ int main(int argc, char **argv)
         struct lane *lane = &b.lanes[b.lane_count++];
 
         lane->bench = &b;
-        lane->channel = rpc_channel_new(loop, argv[i], 8 << 20);
+        lane->channel = rpc_channel_new(loop, argv[i], 8 << 20, NULL);
         lane->stream = rpc_stream_open(lane->channel, "/cairn.v1.CommandService/DispatchStream",
                                        &events, lane, 0);
     }

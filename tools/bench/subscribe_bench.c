@@ -112,7 +112,7 @@ int main(int argc, char **argv)
     rpc_begin();
     if (rpc_loop_new(&loop) != STATUS_OK)
         return 1;
-    channel = rpc_channel_new(loop, argv[argc - 1], 8 << 20);
+    channel = rpc_channel_new(loop, argv[argc - 1], 8 << 20, NULL);
     began = clock_monotonic_us();
     stream = rpc_stream_open(channel, "/cairn.v1.EventService/Subscribe", &events, &r, 0);
     ask(stream, &start);

@@ -26,12 +26,17 @@ enum {
     FLAG_BACKWARDS = 1 << 8,
     FLAG_STALE = 1 << 9,
     FLAG_TYPE = 1 << 10,
+    FLAG_CLUSTER = 1 << 11,
+    FLAG_DAYS = 1 << 12,
+    FLAG_HOST = 1 << 13,
+    FLAG_FOLDER = 1 << 14,
 };
 
-enum { METADATA_MAX = 32 };
+enum { METADATA_MAX = 32, HOSTS_MAX = 32 };
 
 struct ctl {
     struct cairn_client *client;
+    const char *ca, *certificate, *key, *token; /* paths; NULL for none */
     bool json;
     bool watch, force, cancel, no_wait, backwards, stale;
     uint32_t timeout_ms;
@@ -42,6 +47,11 @@ struct ctl {
     uint64_t expect;
     uint64_t limit;
     const char *type;
+    const char *cluster;
+    const char *folder;
+    const char *hosts[HOSTS_MAX];
+    size_t host_count;
+    uint64_t days;
     int count; /* of arguments behind the command's words */
     char **arguments;
 };
@@ -73,6 +83,14 @@ int aggregate_show(struct ctl *ctl);
 int aggregate_history(struct ctl *ctl);
 int command_send(struct ctl *ctl);
 int event_read(struct ctl *ctl);
+
+/* ---- cert.c: these ask nobody, and have no client ---- */
+int cert_ca(struct ctl *ctl);
+int cert_node(struct ctl *ctl);
+int cert_operator(struct ctl *ctl);
+int cert_client(struct ctl *ctl);
+int cert_revoke(struct ctl *ctl);
+int cert_list(struct ctl *ctl);
 
 /* ---- output.c ---- */
 

@@ -60,11 +60,12 @@ static json_t *event_json(const Cairn__V1__Event *event)
     time_text(event->time, time, sizeof time);
     for (size_t i = 0; i < event->n_metadata; i++)
         json_object_set_new(metadata, event->metadata[i]->key, json_string(event->metadata[i]->value));
-    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:i, s:I, s:s, s:s, s:i, s:o}", "aggregate_type",
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:i, s:I, s:s, s:s, s:i, s:s, s:o}", "aggregate_type",
                      event->aggregate_type, "aggregate_id", event->aggregate_id, "sequence",
                      (json_int_t)event->sequence, "type", event->type, "payload", payload_json(event), "time", time,
                      "partition", (int)event->partition, "position", (json_int_t)event->position, "id", event->id,
-                     "command_id", event->command_id, "revision", (int)event->revision, "metadata", metadata);
+                     "command_id", event->command_id, "revision", (int)event->revision, "principal", event->principal,
+                     "metadata", metadata);
 }
 
 /* One line for each event: JSON for scripts as it comes, a table at the end for people. */

@@ -3,11 +3,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/base.h"
 #include "ctl.h"
 
 #define READ_FLAGS (FLAG_LIMIT | FLAG_BACKWARDS | FLAG_STALE)
+#define MAKE_FLAGS (FLAG_CLUSTER | FLAG_DAYS | FLAG_FOLDER)
 
 const struct ctl_command ctl_commands[] = {
     {"cluster", "status", "", 0, 0, "sum up: members, owners, moves; exit 1 while a partition has no owner", FLAG_WATCH,
@@ -28,6 +30,15 @@ const struct ctl_command ctl_commands[] = {
      FLAG_ID | FLAG_METADATA | FLAG_EXPECT, command_send},
     {"event", "read", "[ID_PREFIX]", 0, 1, "the log of all aggregates, or of those whose id begins so",
      READ_FLAGS | FLAG_TYPE, event_read},
+    {"cert", "ca", "", 0, 0, "make a CA: ca.crt and ca.key; keep the key away from the nodes", MAKE_FLAGS, cert_ca},
+    {"cert", "node", "NAME", 1, 1, "make a node's certificate, for its name and hosts", MAKE_FLAGS | FLAG_HOST, cert_node},
+    {"cert", "operator", "NAME", 1, 1, "make the certificate of somebody who may change the cluster", MAKE_FLAGS,
+     cert_operator},
+    {"cert", "client", "NAME", 1, 1, "make the certificate of an application", MAKE_FLAGS, cert_client},
+    {"cert", "revoke", "FILE", 1, 1, "add a certificate to revoked/ca.crl, for --tls-revoked of the nodes", FLAG_FOLDER,
+     cert_revoke},
+    {"cert", "list", "[FILE]...", 0, 64, "who they are for and how long they last; exit 1 when one ends within 30 days",
+     FLAG_FOLDER, cert_list},
 };
 const size_t ctl_command_count = COUNT_OF(ctl_commands);
 
@@ -41,6 +52,10 @@ static const struct flag {
     const char *help;
 } flags[] = {
     {"endpoint", 'e', "HOST:PORT,...", 0, "nodes to ask, one after the other (CAIRN_ENDPOINT; localhost:7411)"},
+    {"ca", 'C', "FILE", 0, "CAs of the nodes: turns TLS on (CAIRN_CA)"},
+    {"cert", 'R', "FILE", 0, "your certificate (CAIRN_CERT)"},
+    {"key", 'K', "FILE", 0, "its private key (CAIRN_KEY)"},
+    {"token", 'T', "FILE", 0, "a bearer token instead (CAIRN_TOKEN)"},
     {"output", 'o', "table|json", 0, "for people or for scripts (table)"},
     {"timeout", 't', "SECONDS", 0, "how long to wait for an answer (30)"},
     {"help", 'h', NULL, 0, "this text, or a command's"},
@@ -56,6 +71,10 @@ static const struct flag {
     {"backwards", 'b', NULL, FLAG_BACKWARDS, "the newest first"},
     {"stale", 's', NULL, FLAG_STALE, "what the node that is asked has, without asking the owner"},
     {"type", 'y', "TYPE", FLAG_TYPE, "events of this type only"},
+    {"cluster", 'N', "NAME", FLAG_CLUSTER, "the cluster's name, as in --cluster-name of the nodes (cairn)"},
+    {"days", 'd', "N", FLAG_DAYS, "how long it lasts (a CA 3650, a node or client 365, an operator 90)"},
+    {"host", 'H', "NAME|ADDRESS", FLAG_HOST, "repeatable (the node's name, localhost, 127.0.0.1, ::1)"},
+    {"dir", 'D', "FOLDER", FLAG_FOLDER, "where the files are and go (.)"},
 };
 
 static void print_flags(FILE *out, unsigned bits)
@@ -208,6 +227,33 @@ static int take_flag(struct ctl *ctl, char letter, const char *value, const char
     case 'y':
         ctl->type = value;
         break;
+    case 'N':
+        ctl->cluster = value;
+        break;
+    case 'D':
+        ctl->folder = value;
+        break;
+    case 'd':
+        if (!number(value, &ctl->days) || ctl->days == 0 || ctl->days > 7305)
+            return usage_error("days is `%s`; it must be 1 to 7305", value);
+        break;
+    case 'H':
+        if (ctl->host_count == HOSTS_MAX)
+            return usage_error("there are more than %d hosts", HOSTS_MAX);
+        ctl->hosts[ctl->host_count++] = value;
+        break;
+    case 'C':
+        ctl->ca = value;
+        break;
+    case 'R':
+        ctl->certificate = value;
+        break;
+    case 'K':
+        ctl->key = value;
+        break;
+    case 'T':
+        ctl->token = value;
+        break;
     }
     return EXIT_FINE;
 }
@@ -227,11 +273,50 @@ static int unknown(const char *noun, const char *verb)
     return verb == NULL ? usage_error("`%s` needs a verb", noun) : usage_error("`%s` can't `%s`", noun, verb);
 }
 
+static int read_token(const char *path, char *out, size_t room)
+{
+    FILE *file = fopen(path, "re");
+    size_t len = file == NULL ? 0 : fread(out, 1, room - 1, file);
+
+    if (file != NULL)
+        fclose(file);
+    out[len] = '\0';
+    out[strcspn(out, " \t\r\n")] = '\0';
+    return out[0] != '\0' ? EXIT_FINE : usage_error("there is no token in %s", path);
+}
+
+/* A file that isn't there would only show as a handshake that fails. */
+static int check_readable(const char *ca, const char *certificate, const char *key)
+{
+    const char *const paths[] = {ca, certificate, key};
+
+    for (size_t i = 0; i < COUNT_OF(paths); i++)
+        if (paths[i] != NULL && access(paths[i], R_OK) != 0)
+            return usage_error("cannot read %s", paths[i]);
+    return EXIT_FINE;
+}
+
 static int run(struct ctl *ctl, const struct ctl_command *command, const char *endpoint)
 {
-    int code;
+    struct cairn_client_tls tls = {ctl->ca, ctl->certificate, ctl->key, NULL};
+    char token[9000];
+    int code = EXIT_FINE;
 
-    ctl->client = cairn_client_new(endpoint);
+    if (strcmp(command->noun, "cert") == 0)
+        return command->run(ctl);
+    if (ctl->ca == NULL && (ctl->certificate != NULL || ctl->token != NULL))
+        return usage_error("--cert and --token need --ca: without TLS they would go to whoever listens");
+    if ((ctl->certificate == NULL) != (ctl->key == NULL))
+        return usage_error("--cert and --key go together");
+    if (ctl->token != NULL) {
+        code = read_token(ctl->token, token, sizeof token);
+        tls.token = token;
+    }
+    if (code == EXIT_FINE)
+        code = check_readable(ctl->ca, ctl->certificate, ctl->key);
+    if (code != EXIT_FINE)
+        return code;
+    ctl->client = cairn_client_new(endpoint, ctl->ca == NULL ? NULL : &tls);
     if (ctl->client == NULL)
         return usage_error("endpoint is `%s`; it must be HOST:PORT, comma-separated", endpoint);
     code = command->run(ctl);
@@ -239,11 +324,22 @@ static int run(struct ctl *ctl, const struct ctl_command *command, const char *e
     return code;
 }
 
+static const char *from_environment(const char *name)
+{
+    const char *value = getenv(name);
+
+    return value == NULL || value[0] == '\0' ? NULL : value;
+}
+
 int main(int argc, char **argv)
 {
     struct option options[COUNT_OF(flags) + 2] = {{0}};
     char letters[COUNT_OF(flags) * 2 + 2] = ":";
-    struct ctl ctl = {.timeout_ms = 30000};
+    struct ctl ctl = {.timeout_ms = 30000,
+                      .ca = from_environment("CAIRN_CA"),
+                      .certificate = from_environment("CAIRN_CERT"),
+                      .key = from_environment("CAIRN_KEY"),
+                      .token = from_environment("CAIRN_TOKEN")};
     const struct ctl_command *command;
     const char *endpoint = getenv("CAIRN_ENDPOINT");
     unsigned given = 0;

@@ -30,6 +30,7 @@ struct owner {
 
 struct cairn_client {
     struct rpc_loop *loop;
+    struct rpc_tls *tls; /* NULL for none */
     bool routing;
     struct rpc_stream *watch; /* NULL: none is open */
     struct owner owners[OWNERS_MAX];
@@ -170,7 +171,7 @@ static struct rpc_channel *endpoint_channel(struct cairn_client *client)
 {
     if (client->channels[client->at] == NULL)
         client->channels[client->at] =
-            rpc_channel_new(client->loop, client->endpoints[client->at], MESSAGE_BYTES_MAX);
+            rpc_channel_new(client->loop, client->endpoints[client->at], MESSAGE_BYTES_MAX, client->tls);
     return client->channels[client->at];
 }
 
@@ -200,7 +201,7 @@ static struct owner *owner_of(struct cairn_client *client, const char *aggregate
     if (clock_monotonic_ms() < owner->avoid_until_ms)
         return NULL;
     if (owner->channel == NULL)
-        owner->channel = rpc_channel_new(client->loop, owner->address, MESSAGE_BYTES_MAX);
+        owner->channel = rpc_channel_new(client->loop, owner->address, MESSAGE_BYTES_MAX, client->tls);
     return owner;
 }
 
@@ -328,7 +329,7 @@ const char *cairn_client_endpoint(const struct cairn_client *client)
     return client->endpoints[client->at];
 }
 
-struct cairn_client *cairn_client_new(const char *endpoints)
+struct cairn_client *cairn_client_new(const char *endpoints, const struct cairn_client_tls *tls)
 {
     struct cairn_client *client = memory_zero(1, sizeof *client);
 
@@ -349,6 +350,9 @@ struct cairn_client *cairn_client_new(const char *endpoints)
         free(client);
         return NULL;
     }
+    if (tls != NULL)
+        client->tls = rpc_tls_new(&(struct rpc_tls_settings){
+            .certificate = tls->certificate, .key = tls->key, .roots = tls->ca, .token = tls->token});
     pthread_mutex_init(&client->lock, NULL);
     pthread_cond_init(&client->changed, NULL);
     return client;
@@ -371,6 +375,7 @@ void cairn_client_free(struct cairn_client *client)
         rpc_channel_free(client->owners[i].channel);
     free(client->table);
     rpc_loop_free(client->loop);
+    rpc_tls_free(client->tls);
     rpc_end();
     pthread_mutex_destroy(&client->lock);
     pthread_cond_destroy(&client->changed);

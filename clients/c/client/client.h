@@ -20,8 +20,16 @@ struct cairn_error {
     char message[512];
 };
 
-/* `endpoints` is HOST:PORT, comma-separated. NULL when none of them is one. Nothing is dialled yet. */
-struct cairn_client *cairn_client_new(const char *endpoints);
+/* Paths of PEM files, and who calls: a certificate with its key, or a bearer token. NULL for what there is not. */
+struct cairn_client_tls {
+    const char *ca;
+    const char *certificate;
+    const char *key;
+    const char *token;
+};
+
+/* `endpoints` is HOST:PORT, comma-separated. NULL when none of them is one. Nothing is dialled yet. `tls` NULL: none. */
+struct cairn_client *cairn_client_new(const char *endpoints, const struct cairn_client_tls *tls);
 void cairn_client_free(struct cairn_client *client);
 
 /* What came: called for each message, from the thread that calls. False ends the call, as done. */

@@ -169,11 +169,14 @@ static void call(struct fixture *f, const char *path, struct bytes request)
 static void serve(struct fixture *f)
 {
     const struct rpc_method methods[] = {
-        {"/test.Test/Unary", f, on_unary, NULL},
-        {"/test.Test/Echo", f, NULL, &echo},
-        {"/test.Test/Hold", f, NULL, &hold},
+        {"/test.Test/Unary", f, 0, on_unary, NULL},
+        {"/test.Test/Echo", f, 0, NULL, &echo},
+        {"/test.Test/Hold", f, 0, NULL, &hold},
     };
-    struct rpc_server_settings settings = {f->address, methods, COUNT_OF(methods), MESSAGE_MAX};
+    struct rpc_server_settings settings = {.listen = f->address,
+                                           .methods = methods,
+                                           .method_count = COUNT_OF(methods),
+                                           .message_bytes_max = MESSAGE_MAX};
     struct fault fault;
     int port = 20000 + getpid() % 20000;
 
@@ -190,7 +193,7 @@ static int set_up(void **state)
     rpc_begin();
     assert_ok(rpc_loop_new(&f->loop));
     serve(f);
-    f->channel = rpc_channel_new(f->loop, f->address, MESSAGE_MAX);
+    f->channel = rpc_channel_new(f->loop, f->address, MESSAGE_MAX, NULL);
     *state = f;
     return 0;
 }
@@ -353,8 +356,9 @@ static void a_taken_port_is_named(void **state)
 {
     struct fixture *f = *state;
     struct rpc_server *second;
-    const struct rpc_method methods[] = {{"/test.Test/Unary", f, on_unary, NULL}};
-    struct rpc_server_settings settings = {f->address, methods, 1, MESSAGE_MAX};
+    const struct rpc_method methods[] = {{"/test.Test/Unary", f, 0, on_unary, NULL}};
+    struct rpc_server_settings settings = {
+        .listen = f->address, .methods = methods, .method_count = 1, .message_bytes_max = MESSAGE_MAX};
     struct fault fault;
 
     assert_int_equal(rpc_server_new(&second, f->loop, &settings, &fault), STATUS_FAILED);
@@ -367,7 +371,7 @@ static void nobody_there_is_unavailable(void **state)
     struct fixture *f = *state;
 
     rpc_channel_free(f->channel);
-    f->channel = rpc_channel_new(f->loop, "127.0.0.1:1", MESSAGE_MAX);
+    f->channel = rpc_channel_new(f->loop, "127.0.0.1:1", MESSAGE_MAX, NULL);
     call(f, "/test.Test/Unary", BYTES_LITERAL("hello"));
     assert_int_equal(f->client.code, 14);
 }

@@ -85,7 +85,7 @@ static void a_frame_carries_all_its_parts(void **state)
                                       .log_term = 2,
                                       .entries = entries,
                                       .entry_count = 2};
-    struct forwarded_command command = {7, 5, 1, 900, COMMAND_DISPATCH, BYTES_LITERAL("packed")};
+    struct forwarded_command command = {7, 5, 1, 900, COMMAND_DISPATCH, BYTES_LITERAL("packed"), BYTES_LITERAL("cairn://c/client/a")};
     struct owner_note note = {.partition = 5, .owner = 1ULL << 63 | 12, .epoch = 4,
                               .voters = {{7, 1ULL << 63 | 12}, 2}, .standbys = {{9}, 1},
                               .configuration_index = 77, .placement_version = 3};

@@ -48,6 +48,7 @@ struct cairn_command {
     const struct cairn_metadata *metadata;
     size_t metadata_count;
     uint64_t sequence; /* how many events the aggregate has */
+    struct cairn_bytes principal; /* who sent it, as shown by certificate or token; empty without TLS */
 };
 
 struct cairn_event {
@@ -67,6 +68,7 @@ struct cairn_event {
     struct cairn_bytes correlation_id; /* empty: the command's id */
     struct cairn_bytes causation_id;
     struct cairn_bytes traceparent;
+    struct cairn_bytes principal; /* who sent the command */
 };
 
 /* An event to decide, with everything it may have; zero what it hasn't. */

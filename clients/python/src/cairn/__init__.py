@@ -8,16 +8,17 @@
 """
 
 from .client import AsyncClient, Client
-from .errors import CairnError, Conflict, Exhausted, InvalidCommand, NotFound, Rejected, Unavailable
+from .connection import Tls
+from .errors import CairnError, Conflict, Denied, Exhausted, InvalidCommand, NotFound, Rejected, Unavailable
 from .model import Command, Decider, Event, NewEvent, Origin, Outcome, ProcessingFailure, Reject, Reply, Snapshot, Upcasters, upcast
 from .processor import Delivered, Processor, Subscribing, SubscribingProcessor
 from .subscription import BEGINNING, END, AsyncSubscription, Filter, Subscription
 from .worker import Worker
 
 __all__ = [
-    "AsyncClient", "AsyncSubscription", "BEGINNING", "CairnError", "Client", "Command", "Conflict", "Decider",
+    "AsyncClient", "AsyncSubscription", "BEGINNING", "CairnError", "Client", "Command", "Conflict", "Decider", "Denied",
     "Delivered", "END", "Event", "Exhausted", "Filter", "InvalidCommand", "NewEvent", "NotFound", "Origin",
     "Outcome", "ProcessingFailure", "Processor", "Reject", "Rejected", "Reply", "Snapshot", "Subscribing",
-    "SubscribingProcessor", "Subscription", "Unavailable", "Upcasters", "Worker",
+    "SubscribingProcessor", "Subscription", "Tls", "Unavailable", "Upcasters", "Worker",
     "upcast",
 ]

@@ -17,7 +17,7 @@ import grpc
 import grpc.aio
 
 from . import errors
-from .connection import OPTIONS
+from .connection import Tls, open_async_channel, open_channel
 from .model import Command, Event, NewEvent, Origin, Outcome, Snapshot, Upcasters, write_origin
 from .routing import AsyncWatcher, Router
 from .processor import Delivered, Processor
@@ -78,13 +78,14 @@ class Client:
     straight to its owner, and to any of the endpoints when that can't be reached."""
 
     def __init__(self, endpoints: Sequence[str] = ("localhost:7411",), timeout: float = 30.0,
-                 try_timeout: float = 2.0, route: bool | None = None):
+                 try_timeout: float = 2.0, route: bool | None = None, tls: Tls | None = None):
         self._endpoints = list(endpoints)
-        self._channels = [grpc.insecure_channel(e, OPTIONS) for e in endpoints]
+        self._tls = tls
+        self._channels = [open_channel(e, tls) for e in endpoints]
         self._next = itertools.count()
         self._timeout = timeout
         self._try_timeout = try_timeout
-        self._router = Router(self._channels) if (ROUTE if route is None else route) else None
+        self._router = Router(self._channels, tls) if (ROUTE if route is None else route) else None
 
     def close(self) -> None:
         if self._router is not None:
@@ -189,7 +190,7 @@ class Client:
 
     def processor(self, group: str, handler: Callable[[Delivered], None], **options) -> Processor:
         """A member of a processor group, for `run()`; see Processor."""
-        return Processor(self._endpoints, group, handler, **options)
+        return Processor(self._endpoints, group, handler, tls=self._tls, **options)
 
     def read_all(self, start=BEGINNING, filter: Filter = Filter(), limit: int = 0,
                  stale: bool = False, backwards: bool = False) -> Iterator[Event]:
@@ -369,8 +370,9 @@ class AsyncClient:
     straight to its aggregate's owner, and to any of the endpoints when that can't be reached."""
 
     def __init__(self, endpoints: Sequence[str] = ("localhost:7411",), timeout: float = 30.0,
-                 try_timeout: float = 2.0, route: bool | None = None):
-        self._channels = [grpc.aio.insecure_channel(e, OPTIONS) for e in endpoints]
+                 try_timeout: float = 2.0, route: bool | None = None, tls: Tls | None = None):
+        self._tls = tls
+        self._channels = [open_async_channel(e, tls) for e in endpoints]
         self._streams = [_Stream(channel) for channel in self._channels]
         self._next = itertools.count()
         self._timeout = timeout
@@ -395,7 +397,7 @@ class AsyncClient:
         if owner is None:
             return None, self._streams[next(self._next) % len(self._streams)]
         if owner not in self._owners:
-            channel = grpc.aio.insecure_channel(owner, OPTIONS)
+            channel = open_async_channel(owner, self._tls)
             self._owners[owner] = channel, _Stream(channel)
         return owner, self._owners[owner][1]
 

@@ -38,6 +38,10 @@ class Exhausted(CairnError):
     """The cluster is at a limit; nothing happened, try later."""
 
 
+class Denied(CairnError):
+    """Who calls isn't known, or lacks the role. Nothing happened."""
+
+
 class Unavailable(CairnError):
     """The outcome is unknown. Ask again with the same command id."""
 
@@ -48,6 +52,8 @@ _BY_CODE = {
     grpc.StatusCode.ABORTED: Conflict,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Exhausted,
+    grpc.StatusCode.PERMISSION_DENIED: Denied,
+    grpc.StatusCode.UNAUTHENTICATED: Denied,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
     grpc.StatusCode.CANCELLED: Unavailable,

@@ -133,13 +133,14 @@ class Event:
     id: str = ""
     revision: int = 0
     origin: Origin = Origin()
+    principal: str = ""  # who sent the command, as certificate or token showed
 
     @staticmethod
     def from_message(message: event_pb2.Event) -> Event:
         return Event(message.aggregate_type, message.aggregate_id, message.sequence, message.type,
                      read_payload(message), message.partition, message.position,
                      message.time.ToDatetime(tzinfo=datetime.timezone.utc), message.command_id,
-                     dict(message.metadata), message.id, message.revision, read_origin(message))
+                     dict(message.metadata), message.id, message.revision, read_origin(message), message.principal)
 
     def json(self) -> Any:
         """The payload, parsed."""

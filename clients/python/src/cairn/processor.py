@@ -12,7 +12,7 @@ from typing import Callable, Sequence
 import grpc
 
 from . import errors
-from .connection import OPTIONS
+from .connection import Tls, open_channel
 from .model import Event, Upcasters, upcast
 from .subscription import BEGINNING, Filter, Watchdog, start_message
 from .v1 import event_pb2, event_pb2_grpc
@@ -55,7 +55,9 @@ class Processor:
 
     def __init__(self, endpoints: Sequence[str], group: str, handler: Callable[[Delivered], None],
                  start=BEGINNING, filter: Filter = Filter(), member: str = "", window: int = 0,
-                 ack_timeout: float = 30.0, upcasters: Upcasters = {}, subscribing: Subscribing | None = None):
+                 ack_timeout: float = 30.0, upcasters: Upcasters = {}, subscribing: Subscribing | None = None,
+                 tls: Tls | None = None):
+        self._tls = tls
         self._subscribing = subscribing
         self._upcasters = upcasters
         self._endpoints = list(endpoints)
@@ -90,7 +92,7 @@ class Processor:
             endpoint = self._endpoints[(first + self.joins) % len(self._endpoints)]
             self.joins += 1
             try:
-                with grpc.insecure_channel(endpoint, OPTIONS) as channel:
+                with open_channel(endpoint, self._tls) as channel:
                     if self._one_stream(channel):
                         pause = 0.05
                 error = errors.Unavailable(grpc.StatusCode.UNAVAILABLE, "STREAM_ENDED", "the stream ended")

@@ -14,7 +14,7 @@ import grpc
 import grpc.aio
 import xxhash
 
-from .connection import OPTIONS
+from .connection import Tls, open_channel
 from .v1 import cluster_pb2, cluster_pb2_grpc
 
 AVOID = 5.0  # seconds, after an owner couldn't be reached
@@ -52,8 +52,9 @@ class Table:
 class Router:
     """The table, kept by a thread, and a channel to each owner. Nothing is asked before the first command."""
 
-    def __init__(self, channels: list[grpc.Channel]):
+    def __init__(self, channels: list[grpc.Channel], tls: Tls | None = None):
         self.table = Table()
+        self._tls = tls
         self._seeds = channels
         self._channels: dict[str, grpc.Channel] = {}
         self._lock = threading.Lock()
@@ -70,7 +71,7 @@ class Router:
             return None
         with self._lock:
             if owner not in self._channels:
-                self._channels[owner] = grpc.insecure_channel(owner, OPTIONS)
+                self._channels[owner] = open_channel(owner, self._tls)
             return owner, self._channels[owner]
 
     def _start(self) -> None:

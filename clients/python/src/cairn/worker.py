@@ -16,7 +16,7 @@ from typing import Any, Sequence
 import grpc
 import grpc.aio
 
-from .connection import OPTIONS
+from .connection import Tls, open_async_channel
 from .model import (Command, Decider, Event, NewEvent, Reject, Reply, read_payload,
                     upcast, write_payload)
 from .v1 import command_pb2, command_pb2_grpc, event_pb2, event_pb2_grpc
@@ -42,7 +42,8 @@ class Worker:
     """Run with `run()`, or `await serve()` inside a loop and `stop()` to end."""
 
     def __init__(self, endpoints: Sequence[str], decider: Decider, name: str = "python",
-                 permits: int = 256):
+                 permits: int = 256, tls: Tls | None = None):
+        self._tls = tls
         self._endpoints = list(endpoints)
         self._decider = decider
         self._name = name
@@ -64,7 +65,7 @@ class Worker:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve_endpoint(self, endpoint: str) -> None:
-        async with grpc.aio.insecure_channel(endpoint, OPTIONS) as channel:
+        async with open_async_channel(endpoint, self._tls) as channel:
             while True:
                 try:
                     await _Session(self, channel).serve()

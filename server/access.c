@@ -1,0 +1,358 @@
+/*
+ * Who may come in: certificates and tokens of those who call, what each method wants of them, and whom this node
+ * calls itself. Without TLS there is none of this, and everybody on the loopback address may everything.
+ *
+ *   handshake ─▶ principal ─▶ may it call that method? ─▶ (in the handler) for these types?
+ *
+ * Never decides by what a caller says of itself: only by what its certificate or token shows.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "access.h"
+#include "faults.h"
+
+enum { WARN_BEFORE_S = 30 * 86400, WARN_EVERY_S = 86400, BUNDLE_BYTES_MAX = 1 << 20 };
+
+struct access {
+    struct node *node;
+    struct security *security;
+    struct rpc_tls *clients; /* as a server */
+    struct rpc_tls *peers;   /* as a client of peers */
+    char roots[600];         /* all that a caller's chain may end in */
+    uint64_t marks[2];       /* of the two bundles that it is made of */
+    atomic_llong not_after_s; /* of the certificate that expires first; 0: unknown */
+    int64_t warned_s;
+};
+
+/* ---- the bundles ---- */
+
+static bool has_own_peer_roots(const struct config *config)
+{
+    return strcmp(config->tls_ca, config->peer_tls_ca) != 0;
+}
+
+static enum status write_whole(const char *path, const struct buffer *text, struct fault *fault)
+{
+    char draft[640];
+    int fd;
+    bool good;
+
+    snprintf(draft, sizeof draft, "%s.new", path);
+    fd = open(draft, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+    good = fd >= 0 && write(fd, text->data, text->len) == (ssize_t)text->len;
+    if (fd >= 0)
+        (void)close(fd);
+    if (!good || rename(draft, path) != 0)
+        return fault_set(fault, STATUS_FAILED, "DATA_DIR", "cannot write %s: %s", path, strerror(errno));
+    return STATUS_OK;
+}
+
+/* Clients and peers come to one port, and a handshake knows one bundle: both in one file. */
+static enum status join_bundles(struct access *access, struct fault *fault)
+{
+    const struct config *config = &access->node->config;
+    const char *const paths[] = {config->tls_ca, config->peer_tls_ca};
+    struct arena arena = {0};
+    struct buffer text = {0};
+    enum status status = STATUS_OK;
+
+    for (size_t i = 0; i < COUNT_OF(paths) && status == STATUS_OK; i++) {
+        struct bytes part;
+
+        access->marks[i] = file_mark(paths[i]);
+        status = file_read(paths[i], BUNDLE_BYTES_MAX, &arena, &part, fault);
+        if (status == STATUS_OK) {
+            buffer_add(&text, part.data, part.len);
+            buffer_add(&text, "\n", 1);
+        }
+    }
+    if (status == STATUS_OK)
+        status = write_whole(access->roots, &text, fault);
+    buffer_release(&text);
+    arena_release(&arena);
+    return status;
+}
+
+static enum status set_roots(struct access *access, struct fault *fault)
+{
+    const struct config *config = &access->node->config;
+
+    if (!has_own_peer_roots(config)) {
+        snprintf(access->roots, sizeof access->roots, "%s", config->tls_ca);
+        return STATUS_OK;
+    }
+    snprintf(access->roots, sizeof access->roots, "%s/tls-roots.pem", config->data_dir);
+    return join_bundles(access, fault);
+}
+
+static void follow_bundles(struct access *access)
+{
+    const struct config *config = &access->node->config;
+    struct fault fault;
+
+    if (has_own_peer_roots(config) && (access->marks[0] != file_mark(config->tls_ca) ||
+                                       access->marks[1] != file_mark(config->peer_tls_ca)) &&
+        join_bundles(access, &fault) != STATUS_OK)
+        journal(JOURNAL_ERROR, "security-file-refused", "%s; the bundle before stays in force", fault.message);
+}
+
+/* ---- who calls ---- */
+
+static int64_t now_s(void)
+{
+    return clock_wall_ms() / 1000;
+}
+
+static uint32_t role_for(enum access_need need)
+{
+    static const uint32_t roles[] = {[ACCESS_OPEN] = 0,
+                                     [ACCESS_KNOWN] = 0,
+                                     [ACCESS_NODE] = ROLE_NODE,
+                                     [ACCESS_OPERATE] = ROLE_OPERATOR,
+                                     [ACCESS_DISPATCH] = ROLE_DISPATCHER,
+                                     [ACCESS_WORK] = ROLE_WORKER,
+                                     [ACCESS_READ] = ROLE_READER};
+
+    return roles[need];
+}
+
+static bool refuse(const struct rpc_method *method, const struct fault *fault, struct rpc_refusal *refusal)
+{
+    refusal->code = fault_code(fault);
+    snprintf(refusal->message, sizeof refusal->message, "%s", fault->message);
+    wire_fault_pack(&refusal->details, fault, refusal->code);
+    journal(JOURNAL_WARN, "call-refused", "%s: %s", method->path, fault->message);
+    return false;
+}
+
+bool access_admit(void *context, const struct rpc_method *method, const struct rpc_shown *shown, void **caller,
+                  struct rpc_refusal *refusal)
+{
+    struct access *access = ((struct node *)context)->access;
+    struct principal *principal = NULL;
+    uint32_t role = role_for((enum access_need)method->access);
+    struct fault fault;
+    enum status status;
+
+    if (method->access == ACCESS_OPEN)
+        return true;
+    status = security_identify(access->security, shown->certificate, shown->chain, shown->token, now_s(), &principal,
+                               &fault);
+    if (status == STATUS_OK && role != 0)
+        status = security_may(access->security, principal, role, &fault);
+    if (status != STATUS_OK) {
+        METRIC_ADD((struct node *)context, calls_refused, 1);
+        principal_drop(principal);
+        return refuse(method, &fault, refusal);
+    }
+    *caller = principal;
+    return true;
+}
+
+void access_forget(void *caller)
+{
+    principal_drop(caller);
+}
+
+/* A server that we call: a node of this cluster, or nobody. */
+static bool accept_peer(void *context, struct bytes certificate, struct bytes chain, char *why, size_t room)
+{
+    struct access *access = context;
+    struct principal *principal = NULL;
+    struct fault fault;
+    enum status status =
+        security_identify(access->security, certificate, chain, BYTES_NONE, now_s(), &principal, &fault);
+
+    if (status == STATUS_OK)
+        status = security_may(access->security, principal, ROLE_NODE, &fault);
+    principal_drop(principal);
+    if (status != STATUS_OK) {
+        snprintf(why, room, "%s", fault.message);
+        journal(JOURNAL_WARN, "peer-refused", "the node that we call: %s", fault.message);
+    }
+    return status == STATUS_OK;
+}
+
+/* ---- what handlers ask ---- */
+
+static struct security *security_of(struct node *node)
+{
+    return node->access == NULL ? NULL : node->access->security;
+}
+
+enum status access_command(struct node *node, void *caller, const struct command *command, struct fault *fault)
+{
+    return command->kind == COMMAND_DISPATCH
+               ? security_may_dispatch(security_of(node), caller, command->aggregate_type, command->type, fault)
+               : security_may_work(security_of(node), caller, command->aggregate_type, fault);
+}
+
+enum status access_work(struct node *node, void *caller, struct bytes aggregate_type, struct fault *fault)
+{
+    return security_may_work(security_of(node), caller, aggregate_type, fault);
+}
+
+enum status access_read(struct node *node, void *caller, const struct event_filter *filter, struct fault *fault)
+{
+    return security_may_read(security_of(node), caller, filter == NULL ? NULL : filter->event_types,
+                             filter == NULL ? 0 : filter->event_type_count, fault);
+}
+
+enum status access_peer(struct node *node, void *caller, struct bytes name, struct fault *fault)
+{
+    const char *certified = principal_node_name(caller);
+
+    if (security_may(security_of(node), caller, ROLE_NODE, fault) != STATUS_OK)
+        return fault->status;
+    if (name.len > 0 && certified[0] != '\0' && !bytes_equal(name, bytes_of(certified)))
+        return fault_set(fault, STATUS_DENIED, "WRONG_NAME", "the certificate is that of node %s, not of %.*s", certified,
+                         (int)name.len, (const char *)name.data);
+    return STATUS_OK;
+}
+
+const struct rpc_tls *access_peer_tls(const struct node *node)
+{
+    return node->access == NULL ? NULL : node->access->peers;
+}
+
+const struct rpc_tls *access_server_tls(const struct node *node)
+{
+    return node->access == NULL ? NULL : node->access->clients;
+}
+
+/* ---- certificates that end ---- */
+
+static void look_at_certificates(struct access *access)
+{
+    const char *const paths[] = {access->node->config.tls_certificate, access->node->config.peer_tls_certificate};
+    int64_t now = now_s();
+    int64_t first = 0;
+
+    for (size_t i = 0; i < COUNT_OF(paths); i++) {
+        struct certificate facts;
+        struct fault fault;
+
+        if (certificate_load(paths[i], &facts, &fault) == STATUS_OK && (first == 0 || facts.not_after_s < first))
+            first = facts.not_after_s;
+    }
+    atomic_store(&access->not_after_s, first);
+    if (first != 0 && first - now < WARN_BEFORE_S && now - access->warned_s >= WARN_EVERY_S) {
+        access->warned_s = now;
+        journal(first <= now ? JOURNAL_ERROR : JOURNAL_WARN, "certificate-ends",
+                "this node's certificate %s %lld days", first <= now ? "has been expired for" : "expires in",
+                (long long)((first > now ? first - now : now - first) / 86400));
+    }
+}
+
+bool access_certificate_days(const struct node *node, double *days)
+{
+    int64_t end = node->access == NULL ? 0 : atomic_load(&node->access->not_after_s);
+
+    *days = (double)(end - now_s()) / 86400;
+    return end != 0;
+}
+
+void access_tick(struct node *node)
+{
+    struct access *access = node->access;
+
+    if (access == NULL)
+        return;
+    follow_bundles(access);
+    security_tick(access->security, now_s());
+    look_at_certificates(access);
+}
+
+/* ---- life ---- */
+
+static enum status check_pair(const char *certificate, const char *key, struct fault *fault)
+{
+    struct certificate facts;
+
+    if (key_file_check(key, fault) != STATUS_OK || certificate_load(certificate, &facts, fault) != STATUS_OK)
+        return fault->status;
+    if (facts.not_after_s <= now_s())
+        return fault_set(fault, STATUS_INVALID, "CERTIFICATE_EXPIRED", "the certificate %s is expired", certificate);
+    return STATUS_OK;
+}
+
+/* Peers would refuse this node, one after the other: better said here, once. */
+static enum status check_own_name(struct access *access, struct fault *fault)
+{
+    const struct config *config = &access->node->config;
+    struct certificate facts;
+    char kind[16], name[NAME_BYTES_MAX + 1];
+
+    if (certificate_load(config->peer_tls_certificate, &facts, fault) != STATUS_OK)
+        return fault->status;
+    if (identity_of_cluster(facts.identity, config->cluster_name, kind, sizeof kind, name, sizeof name) &&
+        strcmp(kind, "node") == 0 && strcmp(name, config->name) != 0)
+        return fault_set(fault, STATUS_INVALID, "WRONG_NAME", "the certificate %s is that of node %s, this is node %s",
+                         config->peer_tls_certificate, name, config->name);
+    return STATUS_OK;
+}
+
+static void make_credentials(struct access *access)
+{
+    const struct config *config = &access->node->config;
+
+    access->clients = rpc_tls_new(&(struct rpc_tls_settings){.certificate = config->tls_certificate,
+                                                             .key = config->tls_key,
+                                                             .roots = access->roots,
+                                                             .demand = config->token_keys[0] == '\0'});
+    access->peers = rpc_tls_new(&(struct rpc_tls_settings){.certificate = config->peer_tls_certificate,
+                                                           .key = config->peer_tls_key,
+                                                           .roots = config->peer_tls_ca,
+                                                           .accept = accept_peer,
+                                                           .context = access});
+}
+
+enum status access_new(struct node *node, struct fault *fault)
+{
+    const struct config *config = &node->config;
+    struct security_settings settings = {.cluster_name = config->cluster_name,
+                                         .policy = config->policy,
+                                         .peer_roots = config->peer_tls_ca,
+                                         .revoked = config->tls_revoked,
+                                         .token_keys = config->token_keys,
+                                         .token_audience = config->token_audience};
+    struct access *access;
+    enum status status;
+
+    if (config->tls_certificate[0] == '\0')
+        return STATUS_OK;
+    access = memory_zero(1, sizeof *access);
+    access->node = node;
+    status = check_pair(config->tls_certificate, config->tls_key, fault);
+    if (status == STATUS_OK)
+        status = check_pair(config->peer_tls_certificate, config->peer_tls_key, fault);
+    if (status == STATUS_OK)
+        status = check_own_name(access, fault);
+    if (status == STATUS_OK)
+        status = set_roots(access, fault);
+    if (status == STATUS_OK)
+        status = security_new(&access->security, &settings, fault);
+    if (status != STATUS_OK) {
+        free(access);
+        return status;
+    }
+    make_credentials(access);
+    node->access = access;
+    look_at_certificates(access);
+    return STATUS_OK;
+}
+
+void access_free(struct node *node)
+{
+    struct access *access = node->access;
+
+    if (access == NULL)
+        return;
+    rpc_tls_free(access->clients);
+    rpc_tls_free(access->peers);
+    security_free(access->security);
+    free(access);
+    node->access = NULL;
+}
