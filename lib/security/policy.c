@@ -166,6 +166,8 @@ enum status policy_load(struct policy **out, const char *path, struct fault *fau
         status = fault_set(fault, STATUS_INVALID, "POLICY_INVALID", "%s: %s%s%s", path, cyaml_strerror(code),
                            text[0] == '\0' ? "" : ": ", text);
         policy->file = NULL;
+    } else if (policy->file == NULL) {
+        status = fault_set(fault, STATUS_INVALID, "POLICY_INVALID", "%s is empty; to grant nothing say `grants: []`", path);
     } else {
         policy->roles = memory_zero(policy->file->grants_count + 1, sizeof *policy->roles);
         for (unsigned i = 0; i < policy->file->grants_count && status == STATUS_OK; i++)

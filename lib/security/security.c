@@ -97,14 +97,11 @@ static void bar_if_over(const struct security *s, struct principal *p, int64_t n
 
 static void roles_of_cluster(const struct security *s, struct principal *p)
 {
-    char kind[16];
+    char kind[16], name[NAME_BYTES_MAX + 1];
 
-    if (!identity_of_cluster(p->identity, s->settings.cluster_name, kind, sizeof kind, p->node_name,
-                             sizeof p->node_name))
+    if (!identity_of_cluster(p->identity, s->settings.cluster_name, kind, sizeof kind, name, sizeof name))
         return;
-    if (strcmp(kind, "node") != 0)
-        p->node_name[0] = '\0';
-    else if (p->chained)
+    if (strcmp(kind, "node") == 0 && p->chained)
         p->roles = ROLE_NODE;
     if (strcmp(kind, "operator") == 0)
         p->roles = ROLE_OPERATOR | ROLE_CLIENTS;
@@ -134,6 +131,7 @@ static enum status new_of_certificate(struct security *s, struct bytes pem, stru
 {
     struct principal *p = memory_zero(1, sizeof *p);
     struct fault untrusted;
+    char kind[16];
     enum status status = certificate_read(pem, &p->certificate, fault);
 
     if (status != STATUS_OK) {
@@ -143,6 +141,10 @@ static enum status new_of_certificate(struct security *s, struct bytes pem, stru
     }
     snprintf(p->identity, sizeof p->identity, "%s", p->certificate.identity);
     p->expires_s = p->certificate.not_after_s;
+    if (!identity_of_cluster(p->identity, s->settings.cluster_name, kind, sizeof kind, p->node_name,
+                             sizeof p->node_name) ||
+        strcmp(kind, "node") != 0)
+        p->node_name[0] = '\0';
     /* The handshake knows one bundle for all who call; nodes must come from theirs. */
     p->chained = certificate_verify(pem, chain, s->settings.peer_roots, &untrusted) == STATUS_OK;
     *out = p;

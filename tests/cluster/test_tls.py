@@ -405,7 +405,9 @@ def test_bearer_tokens(alone, pki, keys, tmp_path):
     confused = f"{encode({'alg': 'HS256', 'kid': 'r'})}.{good[1]}"
     confused += "." + base64.urlsafe_b64encode(hmac.new(public, confused.encode(), hashlib.sha256).digest()).rstrip(b"=").decode()
     wrong = {
-        "none": (none, "RS256 nor ES256"),
+        "none": (none, "not a signed"),
+        "none, signed": (none + good[2], "RS256 nor ES256"),
+        "padded": (".".join([*good[:2], "A=AA"]), "not a signed"),
         "a public key as secret": (confused, "RS256 nor ES256"),
         "wrong audience": (sign(elliptic, "ES256", "e", aud="other"), "another audience"),
         "expired": (sign(elliptic, "ES256", "e", exp=past), "expired"),
