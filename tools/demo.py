@@ -12,6 +12,7 @@ import datetime
 import importlib.metadata
 import io
 import json
+import os
 import pathlib
 import sqlite3
 import subprocess
@@ -23,9 +24,21 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 import cairn  # noqa: E402
-from cluster import Cluster, wait_until  # noqa: E402
+from cluster import BIN, Cluster, wait_until  # noqa: E402
 
 SCHEDULE_AHEAD = datetime.timedelta(hours=1)
+
+
+def with_tls(cluster: Cluster) -> None:
+    """Certificates by cairnctl cert, for the nodes and for all clients here, which take theirs from the environment."""
+    folder = pathlib.Path(cluster.folder) / "pki"
+    for words in (["ca"], ["client", "demo"], *(["node", node.name] for node in cluster.nodes)):
+        subprocess.run([BIN / "cairnctl", "cert", *words, "--dir", folder], check=True, stdout=subprocess.DEVNULL)
+    for node in cluster.nodes:
+        node.arguments = [*node.arguments, "--tls-certificate", f"{folder}/node-{node.name}.crt", "--tls-key",
+                          f"{folder}/node-{node.name}.key", "--tls-ca", f"{folder}/ca.crt"]
+    os.environ.update(CAIRN_CA=f"{folder}/ca.crt", CAIRN_CERT=f"{folder}/client-demo.crt",
+                      CAIRN_KEY=f"{folder}/client-demo.key")
 
 
 def rows(months: set[int]):
@@ -143,7 +156,7 @@ async def play(cluster: Cluster, all_happenings, in_flight: int, say):
         say(f"{node.name} starts again")
         node.start()
 
-    async with cairn.AsyncClient(cluster.endpoints, try_timeout=2.0) as client:
+    async with cairn.AsyncClient(cluster.endpoints, try_timeout=2.0, tls=cairn.Tls.from_environment()) as client:
         started = time.monotonic()
         for number, (_, _, _, tail, type_, payload) in enumerate(all_happenings):
             if number == kill_at:
@@ -191,7 +204,7 @@ async def compare(cluster: Cluster, expected):
             disordered += 1
             differences.append(f"{tail}: sequences have a gap")
 
-    async with cairn.AsyncClient(cluster.endpoints) as client:
+    async with cairn.AsyncClient(cluster.endpoints, tls=cairn.Tls.from_environment()) as client:
         await asyncio.gather(*(one(client, n, tail, want)
                                for n, (tail, want) in enumerate(sorted(expected.items()))))
     return events, lost, doubled, disordered, differences
@@ -253,7 +266,7 @@ class Statisticians:
 
 
 def wait_for_statistics(cluster: Cluster, what: str, timeout: float) -> None:
-    with cairn.Client(cluster.endpoints) as client:
+    with cairn.Client(cluster.endpoints, tls=cairn.Tls.from_environment()) as client:
         wait_until(lambda: all(p.lag == 0 for p in client.group("statistics").partitions), timeout, what, 0.5)
 
 
@@ -281,11 +294,11 @@ def draw(numbers, path: pathlib.Path) -> None:
 
 def replay(cluster: Cluster, path: pathlib.Path, say):
     """From zero into a second read model, while a processor and a node are killed."""
-    with cairn.Client(cluster.endpoints) as client:
+    with cairn.Client(cluster.endpoints, tls=cairn.Tls.from_environment()) as client:
         client.reset_group("statistics")
     again = Statisticians(cluster, path)
     try:
-        with cairn.Client(cluster.endpoints) as client:
+        with cairn.Client(cluster.endpoints, tls=cairn.Tls.from_environment()) as client:
             wait_until(lambda: any(p.position > 0 for p in client.group("statistics").partitions), 60, "the replay's begin")
         say(f"kill -9 {cluster.nodes[1].name} and a processor in the middle of the replay")
         cluster.nodes[1].kill()
@@ -321,6 +334,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--handler", choices=("module", "worker"), default="module",
                         help="who decides: the C module in the nodes or Python workers")
+    parser.add_argument("--tls", action="store_true", help="everything over TLS, with certificates made for it")
     parser.add_argument("--all", action="store_true", help="the whole year, not just January")
     parser.add_argument("--flights", type=int, default=0, help="only the first N commands")
     parser.add_argument("--folder", help="keep data and logs here")
@@ -341,12 +355,14 @@ def main() -> int:
     expected, expected_rejected = expected_events(all_happenings)
     modules = ("aircraft",) if arguments.handler == "module" else ()
     cluster = Cluster(3, modules=modules, folder=arguments.folder)
+    if arguments.tls:
+        with_tls(cluster)
     workers: list[subprocess.Popen] = []
     statisticians = None
     wrong: list[str] = []
     try:
         cluster.start()
-        say(f"three nodes: {', '.join(cluster.endpoints)}; data in {cluster.folder}")
+        say(f"three nodes{' with TLS' if arguments.tls else ''}: {', '.join(cluster.endpoints)}; data in {cluster.folder}")
         if arguments.handler == "worker":
             example = ROOT / "clients" / "python" / "examples" / "aircraft.py"
             workers = [subprocess.Popen([sys.executable, str(example), *cluster.endpoints])]

@@ -3,6 +3,8 @@
  * nodes, each command one event of the echo module. Prints one line: rate and latency. With --rate
  * so many commands are sent each second, as far as N in flight allow.
  *
+ * With --ca, --cert and --key it talks TLS.
+ *
  *   cairn-bench --in-flight 64 --seconds 10 --bytes 256 --aggregates 1000 HOST:PORT...
  */
 #include <getopt.h>
@@ -173,13 +175,22 @@ int main(int argc, char **argv)
                                             {"bytes", required_argument, NULL, 'b'},
                                             {"aggregates", required_argument, NULL, 'a'},
                                             {"rate", required_argument, NULL, 'r'},
+                                            {"ca", required_argument, NULL, 'C'},
+                                            {"cert", required_argument, NULL, 'E'},
+                                            {"key", required_argument, NULL, 'K'},
                                             {NULL, 0, NULL, 0}};
     struct rpc_loop *loop;
+    struct rpc_tls_settings files = {0};
+    struct rpc_tls *tls = NULL;
     int flag;
 
     while ((flag = getopt_long(argc, argv, "", options, NULL)) != -1) {
         unsigned value = optarg == NULL ? 0 : (unsigned)strtoul(optarg, NULL, 10);
 
+        if (flag == 'C' || flag == 'E' || flag == 'K') {
+            *(flag == 'C' ? &files.roots : flag == 'E' ? &files.certificate : &files.key) = optarg;
+            continue;
+        }
         if (flag == '?' || value == 0)
             return usage();
         *(flag == 'n' ? &b.in_flight : flag == 's' ? &b.seconds : flag == 'b' ? &b.bytes
@@ -196,13 +207,15 @@ int main(int argc, char **argv)
     rpc_begin();
     if (rpc_loop_new(&loop) != STATUS_OK)
         return 1;
+    if (files.roots != NULL)
+        tls = rpc_tls_new(&files);
     b.counted_from_us = clock_monotonic_us() + 1000000;
     b.until_us = b.counted_from_us + (uint64_t)b.seconds * 1000000;
     for (int i = optind; i < argc; i++) {
         struct lane *lane = &b.lanes[b.lane_count++];
 
         lane->bench = &b;
-        lane->channel = rpc_channel_new(loop, argv[i], 8 << 20, NULL);
+        lane->channel = rpc_channel_new(loop, argv[i], 8 << 20, tls);
         lane->stream = rpc_stream_open(lane->channel, "/cairn.v1.CommandService/DispatchStream",
                                        &events, lane, 0);
     }
@@ -234,6 +247,7 @@ int main(int argc, char **argv)
         rpc_channel_free(b.lanes[i].channel);
     }
     rpc_loop_free(loop);
+    rpc_tls_free(tls);
     rpc_end();
     return b.done > 0 && b.failed == 0 ? 0 : 1;
 }

@@ -79,4 +79,4 @@ def _parse(payload) -> tuple[str, str]:
 
 
 if __name__ == "__main__":
-    cairn.Worker(sys.argv[1:] or ["localhost:7411"], Aircraft(), name="aircraft.py").run()
+    cairn.Worker(sys.argv[1:] or ["localhost:7411"], Aircraft(), name="aircraft.py", tls=cairn.Tls.from_environment()).run()

@@ -73,7 +73,7 @@ class Statistics:
 def main() -> None:
     path, group, *endpoints = sys.argv[1:]
     statistics = Statistics(path)
-    processor = cairn.Processor(endpoints, group, statistics.handle, window=2000,
+    processor = cairn.Processor(endpoints, group, statistics.handle, window=2000, tls=cairn.Tls.from_environment(),
                                 filter=cairn.Filter(aggregate_types=["aircraft"]))
     signal.signal(signal.SIGTERM, lambda *_: processor.stop())
     processor.run()

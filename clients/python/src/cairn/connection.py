@@ -30,6 +30,14 @@ class Tls:
     key: Path | None = None
     token: str | None = None
 
+    @staticmethod
+    def from_environment() -> Tls | None:
+        """What CAIRN_CA, CAIRN_CERT, CAIRN_KEY and CAIRN_TOKEN (a file) name, as for cairnctl; None without CAIRN_CA."""
+        ca, certificate, key, token = (os.environ.get(f"CAIRN_{name}") or None for name in ("CA", "CERT", "KEY", "TOKEN"))
+        if ca is None:
+            return None
+        return Tls(ca, certificate, key, None if token is None else pathlib.Path(token).read_text().strip())
+
     def credentials(self) -> grpc.ChannelCredentials:
         if (self.certificate is None) != (self.key is None):
             raise ValueError("certificate and key go together")
