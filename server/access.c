@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "access.h"
+#include "audit.h"
 #include "faults.h"
 
 enum { WARN_BEFORE_S = 30 * 86400, WARN_EVERY_S = 86400, BUNDLE_BYTES_MAX = 1 << 20 };
@@ -118,8 +119,10 @@ static uint32_t role_for(enum access_need need)
     return roles[need];
 }
 
-static bool refuse(const struct rpc_method *method, const struct fault *fault, struct rpc_refusal *refusal)
+static bool refuse(struct node *node, const struct rpc_method *method, const char *who, const struct fault *fault,
+                   struct rpc_refusal *refusal)
 {
+    audit_fault(node, (struct audit_entry){.who = who, .what = strrchr(method->path, '/') + 1}, fault);
     refusal->code = fault_code(fault);
     snprintf(refusal->message, sizeof refusal->message, "%s", fault->message);
     wire_fault_pack(&refusal->details, fault, refusal->code);
@@ -144,8 +147,9 @@ bool access_admit(void *context, const struct rpc_method *method, const struct r
         status = security_may(access->security, principal, role, &fault);
     if (status != STATUS_OK) {
         METRIC_ADD((struct node *)context, calls_refused, 1);
+        (void)refuse(context, method, principal_identity(principal), &fault, refusal);
         principal_drop(principal);
-        return refuse(method, &fault, refusal);
+        return false;
     }
     *caller = principal;
     return true;
@@ -191,13 +195,26 @@ enum status access_command(struct node *node, void *caller, const struct command
 
 enum status access_work(struct node *node, void *caller, struct bytes aggregate_type, struct fault *fault)
 {
-    return security_may_work(security_of(node), caller, aggregate_type, fault);
+    enum status status = security_may_work(security_of(node), caller, aggregate_type, fault);
+
+    audit_fault(node,
+                (struct audit_entry){.who = principal_identity(caller), .what = "HandleCommands",
+                                     .aggregate_type = aggregate_type},
+                status == STATUS_OK ? NULL : fault);
+    return status;
 }
 
-enum status access_read(struct node *node, void *caller, const struct event_filter *filter, struct fault *fault)
+enum status access_read(struct node *node, void *caller, const char *what, struct bytes aggregate_id,
+                        const struct event_filter *filter, struct fault *fault)
 {
-    return security_may_read(security_of(node), caller, filter == NULL ? NULL : filter->event_types,
-                             filter == NULL ? 0 : filter->event_type_count, fault);
+    enum status status = security_may_read(security_of(node), caller, filter == NULL ? NULL : filter->event_types,
+                                           filter == NULL ? 0 : filter->event_type_count, fault);
+
+    if (!principal_is_node(caller)) /* it was noted where its own caller asked */
+        audit_fault(node,
+                    (struct audit_entry){.who = principal_identity(caller), .what = what, .aggregate_id = aggregate_id},
+                    status == STATUS_OK ? NULL : fault);
+    return status;
 }
 
 enum status access_peer(struct node *node, void *caller, struct bytes name, struct fault *fault)

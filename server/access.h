@@ -33,9 +33,9 @@ const struct rpc_tls *access_peer_tls(const struct node *node);
 MUST_USE enum status access_command(struct node *node, void *caller, const struct command *command,
                                     struct fault *fault);
 MUST_USE enum status access_work(struct node *node, void *caller, struct bytes aggregate_type, struct fault *fault);
-/* NULL filter: events of all types. */
-MUST_USE enum status access_read(struct node *node, void *caller, const struct event_filter *filter,
-                                 struct fault *fault);
+/* NULL filter: events of all types. `what` and `aggregate_id` are for the audit log. */
+MUST_USE enum status access_read(struct node *node, void *caller, const char *what, struct bytes aggregate_id,
+                                 const struct event_filter *filter, struct fault *fault);
 /* Is it still a node, and of that name? No name: whatever it is. */
 MUST_USE enum status access_peer(struct node *node, void *caller, struct bytes name, struct fault *fault);
 

@@ -104,6 +104,8 @@ static const struct setting settings[] = {
      "file (YAML) that says who has which role; without it every client certificate is dispatcher, worker and reader"},
     {"token-keys", TEXT, AT(token_keys), 0, 0, 0, "",
      "file (JWKS) with public keys of bearer tokens, for clients without a certificate"},
+    {"audit-log", TEXT, AT(audit_log), 0, 0, 0, "",
+     "file that says who did what with which outcome, a JSON object a line; it may be moved away for rotation"},
     {"token-audience", TEXT, AT(token_audience), 0, 0, 0, "cairn", "audience that such tokens must be for"},
 };
 
@@ -441,7 +443,7 @@ static void print_man(void)
         printf(".TP\n.B \\-\\-%s\n%s%s%s%s\n", settings[i].name, settings[i].help,
                settings[i].fallback[0] == '\0' ? "" : " [", settings[i].fallback,
                settings[i].fallback[0] == '\0' ? "" : "]");
-    printf(".SH SIGNALS\nSIGTERM hands ownerships over and stops; a second one stops at once.\n"
+    printf(".SH SIGNALS\nSIGHUP takes the log level and changed certificates and policies at once. SIGTERM hands ownerships over and stops; a second one stops at once.\n"
            ".SH EXIT STATUS\n0 fine, 1 failed while running, 2 wrong usage or settings, 3 trouble with the data\n"
            "directory.\n.SH SEE ALSO\n.BR cairnctl (1)\n");
 }

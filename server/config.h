@@ -55,6 +55,7 @@ struct config {
     char policy[512];
     char token_keys[512];
     char token_audience[128];
+    char audit_log[512];
     bool insecure;
     bool reflection;
     bool check_config;

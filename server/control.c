@@ -531,7 +531,7 @@ static void look_at_disk(struct control *control, uint64_t now)
     uint64_t before = atomic_load(&node->disk_free_bytes);
     uint64_t reserve = node->config.disk_reserve_bytes;
 
-    if (now < control->next_disk)
+    if (now < control->next_disk && !atomic_exchange(&node->reload, false))
         return;
     control->next_disk = now + 1000;
     access_tick(node);

@@ -47,7 +47,8 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
                            "aggregate_id has %zu bytes; it must have 1 to %d",
                            reading->request.aggregate_id.len, AGGREGATE_ID_BYTES_MAX);
     if (status == STATUS_OK)
-        status = access_read(node, rpc_stream_caller(stream), NULL, &fault);
+        status = access_read(node, rpc_stream_caller(stream), state->of_snapshot ? "ReadSnapshot" : "ReadAggregate",
+                             reading->request.aggregate_id, NULL, &fault);
     if (status == STATUS_OK && atomic_load(&node->founding) == NULL) {
         status = fault_set(&fault, STATUS_UNAVAILABLE, "NOT_READY",
                            "this node is not a member of a cluster yet");

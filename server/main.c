@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "access.h"
+#include "audit.h"
 
 enum { EXIT_FAILED = 1, EXIT_USAGE = 2, EXIT_DATA = 3, DRAIN_STALL_MS = 2000, CLOSE_MS = 200 };
 
@@ -295,6 +296,8 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
         status = open_data(node, fault);
     if (status == STATUS_OK)
         status = access_new(node, fault);
+    if (status == STATUS_OK)
+        status = audit_new(node, fault);
     if (status != STATUS_OK)
         return status;
     stored = load_founding(node, &arena, &founding, &status, fault);
@@ -429,6 +432,7 @@ static void stop(struct node *node, struct http *http)
         shard_drop_letters(node->shards[i]);
     local_bus_free(node->local_bus);
     storage_free(node->storage);
+    audit_free(node);
     for (size_t i = 0; i < node->shard_count; i++)
         shard_free(node->shards[i]);
     free(node->shards);
@@ -452,29 +456,52 @@ static int fail_start(const struct fault *fault)
     return fault->status == STATUS_INVALID ? EXIT_USAGE : EXIT_FAILED;
 }
 
+static void set_journal(const struct config *config)
+{
+    journal_configure(strcmp(config->log_level, "debug") == 0   ? JOURNAL_DEBUG
+                      : strcmp(config->log_level, "warn") == 0  ? JOURNAL_WARN
+                      : strcmp(config->log_level, "error") == 0 ? JOURNAL_ERROR
+                                                                : JOURNAL_INFO,
+                      strcmp(config->log_format, "json") == 0, config->name);
+}
+
+/* SIGHUP: what may change while the node runs. Files of security are looked at by themselves; this is at once. */
+static void reload(struct node *node, int argc, char **argv)
+{
+    static struct config fresh;
+    struct fault fault;
+
+    if (config_load(&fresh, argc, argv, &fault) == STATUS_OK)
+        set_journal(&fresh);
+    else
+        journal(JOURNAL_ERROR, "settings-refused", "%s; nothing is changed", fault.message);
+    journal(JOURNAL_INFO, "reloaded", "log level, certificates, policy, revoked certificates, token keys");
+    atomic_store(&node->reload, true);
+    control_wake(node->control);
+}
+
 int main(int argc, char **argv)
 {
     static struct node node;
     struct fault fault = {0};
     struct http *http = NULL;
     sigset_t signals;
+    sigset_t with_reload;
     enum status status = config_load(&node.config, argc, argv, &fault);
-    int signal_number;
+    int signal_number = 0;
 
     if (status == STATUS_NOT_FOUND)
         return 0;
     if (status != STATUS_OK)
         return fail_start(&fault);
-    journal_configure(strcmp(node.config.log_level, "debug") == 0   ? JOURNAL_DEBUG
-                      : strcmp(node.config.log_level, "warn") == 0  ? JOURNAL_WARN
-                      : strcmp(node.config.log_level, "error") == 0 ? JOURNAL_ERROR
-                                                                    : JOURNAL_INFO,
-                      strcmp(node.config.log_format, "json") == 0, node.config.name);
+    set_journal(&node.config);
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread */
+    with_reload = signals;
+    sigaddset(&with_reload, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &with_reload, NULL); /* before any thread */
     rpc_begin();
     snprintf(node.advertise, sizeof node.advertise, "%s", node.config.advertise);
     status = start(&node, &http, &fault);
@@ -494,8 +521,9 @@ int main(int argc, char **argv)
     fprintf(stderr, "try: grpcurl %s %s list\n", node.access == NULL ? "-plaintext" : "-cacert CA -cert CERTIFICATE -key KEY",
             node.config.listen);
     (void)sd_notify(0, "READY=1");
-    while (sigwait(&signals, &signal_number) != 0)
-        continue;
+    while (sigwait(&with_reload, &signal_number) != 0 || signal_number == SIGHUP)
+        if (signal_number == SIGHUP)
+            reload(&node, argc, argv);
     if (!atomic_load(&node.failed) && atomic_load(&node.founding) != NULL)
         drain(&node, &signals);
     stop(&node, http);

@@ -37,6 +37,7 @@ struct console;
 struct range_fetches;
 struct range_sends;
 struct access;
+struct audit;
 struct read_relays;
 struct feeder;
 struct local_bus;
@@ -64,6 +65,7 @@ struct node {
     struct range_fetches *range_fetches;
     struct range_sends *range_sends;
     struct access *access; /* NULL without TLS */
+    struct audit *audit;   /* NULL without an audit log */
     struct read_relays *read_relays;
     struct feeder *feeder;
     struct local_bus *local_bus;
@@ -72,6 +74,7 @@ struct node {
     atomic_int commands;                       /* inside this node now */
     atomic_ullong disk_free_bytes;             /* looked at once a second; 0 for not yet */
     atomic_bool draining;
+    atomic_bool reload; /* SIGHUP: look at the files now */
     atomic_bool failed; /* the node must stop, with this exit code */
     atomic_int exit_code;
     atomic_uint store_release; /* of the form that the store has */
@@ -292,6 +295,8 @@ MUST_USE enum status request_start(struct request *request, struct bytes packed,
                                    enum command_kind kind, uint64_t deadline_ms,
                                    struct fault *fault);
 struct request *request_new(struct node *node);
+/* The answer, to who asked: once. From the shard. */
+void request_answer(struct request *request, const struct outcome *outcome, const struct fault *fault);
 void request_free(struct request *request);
 
 /* ---- routes.c: who owns what, as this node knows it; any thread ---- */

@@ -8,6 +8,7 @@
  * safe to give again: it says what should be.
  */
 #include "access.h"
+#include "audit.h"
 #include "faults.h"
 #include "node.h"
 
@@ -21,6 +22,8 @@ struct order_job {
     struct rpc_stream *client; /* a peer's; held */
     struct arena arena;
     uint32_t kind;
+    const char *who; /* in the arena; of a client */
+    const char *from;
     struct bytes packed;
     struct placement_order order;
     uint64_t deadline_ms;
@@ -41,11 +44,28 @@ struct orders {
 
 /* ---- answers; with the lock held ---- */
 
+static void note(const struct order_job *job, struct bytes outcome)
+{
+    static const char *const names[] = {[ORDER_DRAIN] = "DrainNode",
+                                        [ORDER_UNDRAIN] = "DrainNode",
+                                        [ORDER_REMOVE] = "RemoveNode",
+                                        [ORDER_PREFER] = "TransferOwnership",
+                                        [ORDER_SETTINGS] = "UpdateSettings"};
+
+    if (job->call != NULL)
+        audit(job->all->node, &(struct audit_entry){.who = job->who,
+                                                    .from = job->from,
+                                                    .what = names[job->kind],
+                                                    .target = job->order.name,
+                                                    .outcome = outcome});
+}
+
 static void answer(struct order_job *job, struct bytes packed)
 {
     if (job->state == ORDER_DONE)
         return;
     job->state = ORDER_DONE;
+    note(job, BYTES_LITERAL("ok"));
     if (job->call != NULL) {
         rpc_call_reply(job->call, packed);
     } else {
@@ -59,6 +79,7 @@ static void refuse(struct order_job *job, const struct fault *fault)
     if (job->state == ORDER_DONE)
         return;
     job->state = ORDER_DONE;
+    note(job, bytes_of(fault->reason));
     if (job->call != NULL)
         fault_fail_call(job->call, fault);
     else
@@ -138,6 +159,7 @@ static void on_closed(void *user, struct rpc_stream *stream, int code, const cha
         refuse_unavailable(job, "OWNER_SILENT", "the owner of the system partition didn't answer");
     } else { /* its refusal, word for word */
         job->state = ORDER_DONE;
+        note(job, bytes_of(text));
         rpc_call_fail(job->call, code, text, rpc_stream_details(stream));
     }
     pthread_mutex_unlock(&job->all->lock);
@@ -258,6 +280,12 @@ static void take(struct orders *all, struct rpc_call *call, struct rpc_stream *c
                               .deadline_ms = deadline < now + ORDER_TIMEOUT_MS ? deadline
                                                                                : now + ORDER_TIMEOUT_MS};
     job->packed = arena_copy(&job->arena, packed);
+    if (call != NULL) {
+        char from[128];
+
+        job->who = arena_printf(&job->arena, "%s", principal_identity(rpc_call_caller(call)));
+        job->from = arena_printf(&job->arena, "%s", rpc_call_peer(call, from, sizeof from));
+    }
     status = wire_order_decode(kind, job->packed, &job->arena, &job->order, &fault);
     pthread_mutex_lock(&all->lock);
     job->next = all->first;

@@ -114,7 +114,8 @@ static void first_message(struct process_stream *member, struct bytes packed)
     if (status == STATUS_OK && member->request.kind != PROCESS_JOIN)
         status = fault_set(&fault, STATUS_INVALID, "NOT_JOINED", "the first message must be join");
     if (status == STATUS_OK)
-        status = access_read(member->node, rpc_stream_caller(member->stream), &member->request.filter, &fault);
+        status = access_read(member->node, rpc_stream_caller(member->stream), "Process", member->request.group,
+                             &member->request.filter, &fault);
     if (status == STATUS_OK && member->request.subscribing) {
         if (subscribe_here(member, &fault) != STATUS_OK)
             fault_finish_stream(member->stream, &fault);

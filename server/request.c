@@ -1,5 +1,6 @@
 /* A command from its bytes to its shard. */
 #include "access.h"
+#include "audit.h"
 
 struct request *request_new(struct node *node)
 {
@@ -30,6 +31,36 @@ static void make_id(struct request *request)
                                             (unsigned long long)random_u64()));
 }
 
+static void note(const struct request *r, const struct outcome *outcome, const struct fault *fault)
+{
+    static const char *const names[] = {[COMMAND_DISPATCH] = "Dispatch",
+                                        [COMMAND_APPEND] = "Append",
+                                        [COMMAND_WRITE_SNAPSHOT] = "WriteSnapshot",
+                                        [COMMAND_DELETE_SNAPSHOT] = "DeleteSnapshot"};
+    const struct command *command = &r->routed.admitted.command;
+    char who[IDENTITY_BYTES_MAX + 1];
+
+    if (r->node->audit == NULL)
+        return;
+    snprintf(who, sizeof who, "%.*s", (int)command->principal.len, (const char *)command->principal.data);
+    audit(r->node, &(struct audit_entry){
+                       .who = who,
+                       .what = command->kind == 0 ? "Dispatch" : names[command->kind],
+                       .aggregate_type = command->aggregate_type,
+                       .aggregate_id = command->aggregate_id,
+                       .type = command->type,
+                       .command_id = command->id,
+                       .outcome = fault != NULL                                      ? bytes_of(fault->reason)
+                                  : outcome != NULL && outcome->rejection.present ? outcome->rejection.reason
+                                                                                  : BYTES_LITERAL("ok")});
+}
+
+void request_answer(struct request *r, const struct outcome *outcome, const struct fault *fault)
+{
+    note(r, outcome, fault);
+    r->finish(r, outcome, fault);
+}
+
 enum status request_start(struct request *request, struct bytes packed, enum command_kind kind,
                           uint64_t deadline_ms, struct fault *fault)
 {
@@ -44,7 +75,7 @@ enum status request_start(struct request *request, struct bytes packed, enum com
         status = command_check(command, (uint32_t)node->config.payload_bytes_max, fault);
     if (status == STATUS_OK)
         status = access_command(node, request->caller, command, fault);
-    if (status == STATUS_OK)
+    if (request->caller != NULL)
         command->principal = arena_copy(&request->routed.arena, bytes_of(principal_identity(request->caller)));
     if (status == STATUS_OK && atomic_load(&node->founding) == NULL) {
         status = fault_set(fault, STATUS_UNAVAILABLE, "NOT_READY",
@@ -63,6 +94,7 @@ enum status request_start(struct request *request, struct bytes packed, enum com
                            "the deadline passed before the command arrived");
     if (status != STATUS_OK) {
         METRIC_ADD(node, commands_failed, 1);
+        note(request, NULL, fault);
         request_free(request);
         return status;
     }

@@ -76,7 +76,7 @@ static void effect_answered(void *context, struct routed *routed, const struct o
     else
         METRIC_ADD(node, commands_failed, 1);
     histogram_add(&node->metrics.command_latency, clock_monotonic_us() - r->started_us);
-    r->finish(r, outcome, fault);
+    request_answer(r, outcome, fault);
 }
 
 static void effect_released(void *context, struct routed *routed)
@@ -279,7 +279,7 @@ static void letter_drop(struct shard *shard, struct letter *letter)
 
         (void)fault_set(&fault, STATUS_UNAVAILABLE, "NODE_STOPPING",
                         "this node stops; ask another one with the same command id");
-        r->finish(r, NULL, &fault);
+        request_answer(r, NULL, &fault);
         request_free(r);
         return;
     }

@@ -63,7 +63,7 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
     if (status == STATUS_OK && !request.is_start && !feed->started)
         status = fault_set(&fault, STATUS_INVALID, "NOT_STARTED", "the first message must be start");
     if (status == STATUS_OK && request.is_start)
-        status = access_read(feed->node, rpc_stream_caller(stream), &request.filter, &fault);
+        status = access_read(feed->node, rpc_stream_caller(stream), "Subscribe", BYTES_NONE, &request.filter, &fault);
     if (status != STATUS_OK) {
         fault_finish_stream(stream, &fault);
     } else if (request.is_start) {
@@ -113,7 +113,7 @@ static void read_all_message(void *user, struct rpc_stream *stream, struct bytes
     if (feed->started)
         return; /* gRPC allows one request */
     if (decode_request(feed, arena_copy(&feed->arena, packed), &fault) != STATUS_OK ||
-        access_read(feed->node, rpc_stream_caller(stream), &feed->read_request.filter, &fault) != STATUS_OK) {
+        access_read(feed->node, rpc_stream_caller(stream), "ReadAll", BYTES_NONE, &feed->read_request.filter, &fault) != STATUS_OK) {
         fault_finish_stream(stream, &fault);
         return;
     }

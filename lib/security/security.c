@@ -72,6 +72,11 @@ const char *principal_node_name(const struct principal *p)
     return p == NULL ? "" : p->node_name;
 }
 
+bool principal_is_node(const struct principal *p)
+{
+    return p != NULL && p->node_name[0] != '\0';
+}
+
 /* With the lock held. Whoever uses one keeps it alive. */
 static void make_room(struct security *s)
 {

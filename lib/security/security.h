@@ -154,6 +154,7 @@ MUST_USE enum status security_identify(struct security *security, struct bytes p
 struct principal *principal_hold(struct principal *principal);
 void principal_drop(struct principal *principal); /* NULL is fine */
 const char *principal_identity(const struct principal *principal);
+bool principal_is_node(const struct principal *principal); /* by its certificate's name */
 /* The name that the certificate gives a node; empty when it gives none. */
 const char *principal_node_name(const struct principal *principal);
 

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -362,6 +363,58 @@ def test_files_that_anybody_may_touch_are_refused(alone, pki, tmp_path):
     assert code == 2 and "others may read or write the private key" in log
     code, log = refused_start(alone("--name", "n7", start=False))
     assert code == 2 and "that of node n1, this is node n7" in log
+
+
+def test_the_audit_log_says_who_did_what_with_which_outcome(alone, pki, tmp_path):
+    """And nothing of what was in it. It may be moved away at any time."""
+    path = tmp_path / "audit.log"
+    cluster = alone("--audit-log", str(path))
+
+    def lines(file=path):
+        return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+
+    def wait_for(**wanted):
+        return wait_until(lambda: [e for e in lines() if wanted.items() <= e.items()], 10 * SLOW, f"{wanted} is noted")[0]
+    with client_of(cluster, pki.tls("client", "shop"), timeout=4) as shop:
+        shop.dispatch(put("noted", {"secret": "xyzzy"}, id="n-1"))
+        with pytest.raises(cairn.Conflict):
+            shop.append("echo", "noted", [cairn.NewEvent("Put", {})], expected_sequence=7)
+        with pytest.raises(cairn.Denied):
+            shop.drain_node("n1")
+        list(shop.read("noted"))
+        entry = wait_for(what="Dispatch", outcome="ok")
+        assert entry.items() >= {"who": "cairn://cairn/client/shop", "node": "n1", "aggregate_type": "echo",
+                                 "aggregate_id": "noted", "type": "Put", "command_id": "n-1"}.items()
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", entry["time"])
+        assert wait_for(what="Append")["outcome"] not in ("", "ok")
+        assert wait_for(what="DrainNode", outcome="DENIED")["who"] == "cairn://cairn/client/shop"
+        wait_for(what="ReadAggregate", aggregate_id="noted", outcome="ok")
+        assert "xyzzy" not in path.read_text()
+        with client_of(cluster, pki.tls("operator", "alice")) as alice:
+            with pytest.raises(cairn.CairnError):
+                alice.remove_node("n1")
+        entry = wait_for(what="RemoveNode", target="n1", who="cairn://cairn/operator/alice")
+        assert entry["outcome"] not in ("", "ok") and entry["from"].startswith("ipv4:127.0.0.1")
+        before = len(lines())
+        path.rename(tmp_path / "audit.log.1")
+        wait_until(lambda: shop.dispatch(put("noted")) and path.exists(), 10 * SLOW, "a new file", 0.1)
+        assert len(lines(tmp_path / "audit.log.1")) >= before
+    assert path.stat().st_mode & 0o777 == 0o600
+    code, log = refused_start(alone("--audit-log", str(tmp_path / "no" / "audit.log"), start=False))
+    assert code == 2 and "cannot open the audit log" in log
+
+
+def test_sighup_reloads_and_doesnt_end_the_node(alone, pki, tmp_path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("grants: []")
+    cluster = alone("--policy", str(policy))
+    denied(cluster, pki.tls("client", "shop"))
+    policy.write_text("grants: [{identities: ['cairn://cairn/client/shop'], roles: [dispatcher]}]")
+    cluster.nodes[0].signal(signal.SIGHUP)
+    wait_until(lambda: "policy-taken" in cluster.nodes[0].log(), 10 * SLOW, "the policy is taken")
+    assert "reloaded" in cluster.nodes[0].log()
+    with client_of(cluster, pki.tls("client", "shop")) as client:
+        client.dispatch(put("after"))
 
 
 # ---- bearer tokens ----
