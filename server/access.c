@@ -14,7 +14,7 @@
 #include "audit.h"
 #include "faults.h"
 
-enum { WARN_BEFORE_S = 30 * 86400, WARN_EVERY_S = 86400, BUNDLE_BYTES_MAX = 1 << 20 };
+enum { WARN_BEFORE_S = 30 * 86400, WARN_EVERY_S = 86400, BUNDLE_BYTES_MAX = 1 << 20, TELL_EVERY_MS = 100 };
 
 struct access {
     struct node *node;
@@ -24,7 +24,9 @@ struct access {
     char roots[600];         /* all that a caller's chain may end in */
     uint64_t marks[2];       /* of the two bundles that it is made of */
     atomic_llong not_after_s; /* of the certificate that expires first; 0: unknown */
+    uint64_t certificate_marks[2];
     int64_t warned_s;
+    atomic_ullong told_ms; /* when a refusal was told last */
 };
 
 /* ---- the bundles ---- */
@@ -122,11 +124,14 @@ static uint32_t role_for(enum access_need need)
 static bool refuse(struct node *node, const struct rpc_method *method, const char *who, const struct fault *fault,
                    struct rpc_refusal *refusal)
 {
+    uint64_t now_ms = clock_monotonic_ms();
+
     audit_fault(node, (struct audit_entry){.who = who, .what = strrchr(method->path, '/') + 1}, fault);
     refusal->code = fault_code(fault);
     snprintf(refusal->message, sizeof refusal->message, "%s", fault->message);
     wire_fault_pack(&refusal->details, fault, refusal->code);
-    journal(JOURNAL_WARN, "call-refused", "%s: %s", method->path, fault->message);
+    if (now_ms - atomic_exchange(&node->access->told_ms, now_ms) >= TELL_EVERY_MS) /* a flood fills no log */
+        journal(JOURNAL_WARN, "call-refused", "%s: %s", method->path, fault->message);
     return false;
 }
 
@@ -241,20 +246,34 @@ const struct rpc_tls *access_server_tls(const struct node *node)
 
 /* ---- certificates that end ---- */
 
-static void look_at_certificates(struct access *access)
+static int64_t first_end(const char *const *paths, size_t count)
 {
-    const char *const paths[] = {access->node->config.tls_certificate, access->node->config.peer_tls_certificate};
-    int64_t now = now_s();
     int64_t first = 0;
 
-    for (size_t i = 0; i < COUNT_OF(paths); i++) {
+    for (size_t i = 0; i < count; i++) {
         struct certificate facts;
         struct fault fault;
 
         if (certificate_load(paths[i], &facts, &fault) == STATUS_OK && (first == 0 || facts.not_after_s < first))
             first = facts.not_after_s;
     }
-    atomic_store(&access->not_after_s, first);
+    return first;
+}
+
+static void look_at_certificates(struct access *access)
+{
+    const char *const paths[] = {access->node->config.tls_certificate, access->node->config.peer_tls_certificate};
+    int64_t now = now_s();
+    int64_t first = atomic_load(&access->not_after_s);
+    uint64_t marks[COUNT_OF(paths)];
+
+    for (size_t i = 0; i < COUNT_OF(paths); i++)
+        marks[i] = file_mark(paths[i]);
+    if (memcmp(marks, access->certificate_marks, sizeof marks) != 0) {
+        memcpy(access->certificate_marks, marks, sizeof marks);
+        first = first_end(paths, COUNT_OF(paths));
+        atomic_store(&access->not_after_s, first);
+    }
     if (first != 0 && first - now < WARN_BEFORE_S && now - access->warned_s >= WARN_EVERY_S) {
         access->warned_s = now;
         journal(first <= now ? JOURNAL_ERROR : JOURNAL_WARN, "certificate-ends",
@@ -296,19 +315,27 @@ static enum status check_pair(const char *certificate, const char *key, struct f
 }
 
 /* Peers would refuse this node, one after the other: better said here, once. */
-static enum status check_own_name(struct access *access, struct fault *fault)
+static enum status check_as_peer(const struct config *config, const char *path, struct fault *fault)
 {
-    const struct config *config = &access->node->config;
+    struct arena arena = {0};
     struct certificate facts;
+    struct bytes pem;
     char kind[16], name[NAME_BYTES_MAX + 1];
+    enum status status = certificate_load(path, &facts, fault);
 
-    if (certificate_load(config->peer_tls_certificate, &facts, fault) != STATUS_OK)
-        return fault->status;
-    if (identity_of_cluster(facts.identity, config->cluster_name, kind, sizeof kind, name, sizeof name) &&
+    if (status == STATUS_OK &&
+        identity_of_cluster(facts.identity, config->cluster_name, kind, sizeof kind, name, sizeof name) &&
         strcmp(kind, "node") == 0 && strcmp(name, config->name) != 0)
-        return fault_set(fault, STATUS_INVALID, "WRONG_NAME", "the certificate %s is that of node %s, this is node %s",
-                         config->peer_tls_certificate, name, config->name);
-    return STATUS_OK;
+        status = fault_set(fault, STATUS_INVALID, "WRONG_NAME",
+                           "the certificate %s is that of node %s, this is node %s", path, name, config->name);
+    if (status == STATUS_OK)
+        status = file_read(path, BUNDLE_BYTES_MAX, &arena, &pem, fault);
+    if (status == STATUS_OK && certificate_verify(pem, pem, config->peer_tls_ca, fault) != STATUS_OK)
+        status = fault_set(fault, STATUS_INVALID, "CERTIFICATE_UNTRUSTED",
+                           "the certificate %s is not of the CAs of nodes in %s: peers would refuse it", path,
+                           config->peer_tls_ca);
+    arena_release(&arena);
+    return status;
 }
 
 static void make_credentials(struct access *access)
@@ -346,7 +373,9 @@ enum status access_new(struct node *node, struct fault *fault)
     if (status == STATUS_OK)
         status = check_pair(config->peer_tls_certificate, config->peer_tls_key, fault);
     if (status == STATUS_OK)
-        status = check_own_name(access, fault);
+        status = check_as_peer(config, config->tls_certificate, fault);
+    if (status == STATUS_OK)
+        status = check_as_peer(config, config->peer_tls_certificate, fault);
     if (status == STATUS_OK)
         status = set_roots(access, fault);
     if (status == STATUS_OK)

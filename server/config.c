@@ -97,7 +97,7 @@ static const struct setting settings[] = {
     {"tls-ca", TEXT, AT(tls_ca), 0, 0, 0, "", "file with the CAs of callers; the old and the new one while you change it"},
     {"tls-revoked", TEXT, AT(tls_revoked), 0, 0, 0, "", "folder with revocation lists (*.crl, *.pem)"},
     {"peer-tls-certificate", TEXT, AT(peer_tls_certificate), 0, 0, 0, "",
-     "certificate that peers are shown (default: --tls-certificate)"},
+     "certificate that this node shows when it calls peers (default: --tls-certificate)"},
     {"peer-tls-key", TEXT, AT(peer_tls_key), 0, 0, 0, "", "its private key (default: --tls-key)"},
     {"peer-tls-ca", TEXT, AT(peer_tls_ca), 0, 0, 0, "", "file with the CAs of nodes (default: --tls-ca)"},
     {"policy", TEXT, AT(policy), 0, 0, 0, "",

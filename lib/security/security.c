@@ -13,7 +13,8 @@
 enum { PRINCIPALS_MAX = 8192, GRANTS_OF_ONE_MAX = 64 };
 
 struct principal {
-    uint64_t key; /* of the bytes that showed it */
+    uint64_t key;       /* a hash of the bytes that showed it */
+    struct buffer shown; /* these; a hash alone is no proof */
     atomic_int references; /* the table's is one */
     char identity[IDENTITY_BYTES_MAX + 1];
     char node_name[NAME_BYTES_MAX + 1];
@@ -44,6 +45,7 @@ struct security {
     struct revocations *revoked;
     struct watched policy_file, keys_file, revoked_folder;
     uint64_t version; /* of the policy */
+    uint64_t seed;    /* of the table's hash: nobody can make two things of one key */
     struct principal *principals;
 };
 
@@ -58,8 +60,10 @@ struct principal *principal_hold(struct principal *p)
 
 void principal_drop(struct principal *p)
 {
-    if (p != NULL && atomic_fetch_sub(&p->references, 1) == 1)
-        free(p);
+    if (p == NULL || atomic_fetch_sub(&p->references, 1) != 1)
+        return;
+    buffer_release(&p->shown);
+    free(p);
 }
 
 const char *principal_identity(const struct principal *p)
@@ -181,16 +185,19 @@ static enum status find(struct security *s, struct bytes pem, struct bytes chain
                         struct principal **out, struct fault *fault)
 {
     struct bytes shown = pem.len > 0 ? pem : token;
-    uint64_t key = hash_mix(pem.len > 0 ? 1 : 2, shown);
+    uint64_t key = hash_mix(s->seed ^ (pem.len > 0), shown);
     struct principal *p = NULL;
-    enum status status;
+    enum status status = STATUS_OK;
 
     HASH_FIND(hh, s->principals, &key, sizeof key, p);
+    if (p != NULL && !bytes_equal(buffer_bytes(&p->shown), shown))
+        return fault_set(fault, STATUS_UNAVAILABLE, "IDENTITY_BUSY", "another identity has the same hash; ask again later");
     if (p == NULL) {
         status = pem.len > 0 ? new_of_certificate(s, pem, chain, &p, fault) : new_of_token(s, token, now_s, &p, fault);
         if (status != STATUS_OK)
             return status;
         p->key = key;
+        buffer_add(&p->shown, shown.data, shown.len);
         atomic_init(&p->references, 1);
         make_room(s);
         HASH_ADD(hh, s->principals, key, sizeof p->key, p);
@@ -210,7 +217,7 @@ static enum status not_barred(const struct principal *p, struct fault *fault)
 enum status security_identify(struct security *s, struct bytes pem, struct bytes chain, struct bytes token,
                               int64_t now_s, struct principal **out, struct fault *fault)
 {
-    struct principal *p;
+    struct principal *p = NULL;
     enum status status;
 
     if (pem.len == 0 && token.len == 0)
@@ -431,6 +438,7 @@ enum status security_new(struct security **out, const struct security_settings *
     pthread_mutex_init(&s->lock, NULL);
     s->settings = *settings;
     s->version = 1;
+    s->seed = random_u64();
     s->policy_file = (struct watched){settings->policy, file_mark, 0};
     s->keys_file = (struct watched){settings->token_keys, file_mark, 0};
     s->revoked_folder = (struct watched){settings->revoked, folder_mark, 0};

@@ -363,6 +363,8 @@ def test_files_that_anybody_may_touch_are_refused(alone, pki, tmp_path):
     assert code == 2 and "others may read or write the private key" in log
     code, log = refused_start(alone("--name", "n7", start=False))
     assert code == 2 and "that of node n1, this is node n7" in log
+    code, log = refused_start(alone("--peer-tls-ca", str(Pki(tmp_path / "other").ca), start=False))
+    assert code == 2 and "peers would refuse it" in log
 
 
 def test_the_audit_log_says_who_did_what_with_which_outcome(alone, pki, tmp_path):

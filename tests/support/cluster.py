@@ -154,10 +154,14 @@ class Cluster:
         return [node.endpoint for node in self.nodes]
 
     def start(self, timeout: float = 40) -> Cluster:
-        for node in self.nodes:
-            node.start()
-        for node in self.nodes:
-            node.wait_ready(timeout)
+        try:
+            for node in self.nodes:
+                node.start()
+            for node in self.nodes:
+                node.wait_ready(timeout)
+        except BaseException:
+            self.close()  # nobody else will
+            raise
         return self
 
     def close(self) -> None:
