@@ -456,13 +456,12 @@ static int fail_start(const struct fault *fault)
     return fault->status == STATUS_INVALID ? EXIT_USAGE : EXIT_FAILED;
 }
 
-static void set_journal(const struct config *config)
+static enum journal_level level_of(const struct config *config)
 {
-    journal_configure(strcmp(config->log_level, "debug") == 0   ? JOURNAL_DEBUG
-                      : strcmp(config->log_level, "warn") == 0  ? JOURNAL_WARN
-                      : strcmp(config->log_level, "error") == 0 ? JOURNAL_ERROR
-                                                                : JOURNAL_INFO,
-                      strcmp(config->log_format, "json") == 0, config->name);
+    return strcmp(config->log_level, "debug") == 0   ? JOURNAL_DEBUG
+           : strcmp(config->log_level, "warn") == 0  ? JOURNAL_WARN
+           : strcmp(config->log_level, "error") == 0 ? JOURNAL_ERROR
+                                                     : JOURNAL_INFO;
 }
 
 /* SIGHUP: what may change while the node runs. Files of security are looked at by themselves; this is at once. */
@@ -472,7 +471,7 @@ static void reload(struct node *node, int argc, char **argv)
     struct fault fault;
 
     if (config_load(&fresh, argc, argv, &fault) == STATUS_OK)
-        set_journal(&fresh);
+        journal_set_level(level_of(&fresh));
     else
         journal(JOURNAL_ERROR, "settings-refused", "%s; nothing is changed", fault.message);
     journal(JOURNAL_INFO, "reloaded", "log level, certificates, policy, revoked certificates, token keys");
@@ -494,7 +493,7 @@ int main(int argc, char **argv)
         return 0;
     if (status != STATUS_OK)
         return fail_start(&fault);
-    set_journal(&node.config);
+    journal_configure(level_of(&node.config), strcmp(node.config.log_format, "json") == 0, node.config.name);
     signal(SIGPIPE, SIG_IGN);
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);

@@ -158,6 +158,7 @@ uint64_t random_u64(void); /* from the kernel */
 enum journal_level { JOURNAL_DEBUG, JOURNAL_INFO, JOURNAL_WARN, JOURNAL_ERROR, JOURNAL_NOTHING };
 
 void journal_configure(enum journal_level level, bool json, const char *node);
+void journal_set_level(enum journal_level level); /* any thread, any time */
 /* `event` is a stable name such as "owner-changed"; the rest is for people. One line each. */
 void journal(enum journal_level level, const char *event, const char *format, ...)
     PRINTF_LIKE(3, 4);

@@ -18,6 +18,11 @@ void journal_configure(enum journal_level level, bool json, const char *node)
     snprintf(settings.node, sizeof settings.node, "%s", node);
 }
 
+void journal_set_level(enum journal_level level)
+{
+    atomic_store(&settings.level, (int)level);
+}
+
 bool journal_wants(enum journal_level level)
 {
     return (int)level >= atomic_load_explicit(&settings.level, memory_order_relaxed);
