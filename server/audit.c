@@ -8,7 +8,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "audit.h"
@@ -54,26 +53,16 @@ static void add_text(struct buffer *out, const char *name, struct bytes value)
     buffer_add(out, "\"", 1);
 }
 
-static void add_time(struct buffer *out)
-{
-    int64_t ms = clock_wall_ms();
-    time_t seconds = (time_t)(ms / 1000);
-    struct tm when;
-    char stamp[40];
-
-    gmtime_r(&seconds, &when);
-    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &when);
-    buffer_printf(out, "{\"time\":\"%s.%03dZ\"", stamp, (int)(ms % 1000));
-}
-
 void audit(struct node *node, const struct audit_entry *entry)
 {
     struct buffer text = {0};
+    char stamp[CLOCK_STAMP_ROOM];
     struct audit_line *line;
 
     if (node->audit == NULL)
         return;
-    add_time(&text);
+    clock_stamp(clock_wall_ms(), stamp);
+    buffer_printf(&text, "{\"time\":\"%s\"", stamp);
     add_text(&text, "node", bytes_of(node->config.name));
     add_text(&text, "who", bytes_of(entry->who));
     add_text(&text, "from", bytes_of(entry->from));

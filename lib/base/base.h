@@ -151,6 +151,9 @@ struct mail *mailbox_receive(struct mailbox *box, int timeout_ms);
 uint64_t clock_monotonic_ms(void);
 uint64_t clock_monotonic_us(void);
 int64_t clock_wall_ms(void);
+/* ISO 8601, UTC, with milliseconds and Z. */
+enum { CLOCK_STAMP_ROOM = 48 };
+void clock_stamp(int64_t wall_ms, char out[CLOCK_STAMP_ROOM]);
 uint64_t random_u64(void); /* from the kernel */
 
 /* ---- log ---- */

@@ -33,6 +33,17 @@ int64_t clock_wall_ms(void)
     return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
 }
 
+void clock_stamp(int64_t wall_ms, char out[CLOCK_STAMP_ROOM])
+{
+    time_t seconds = (time_t)(wall_ms / 1000);
+    struct tm when;
+    size_t len;
+
+    gmtime_r(&seconds, &when);
+    len = strftime(out, CLOCK_STAMP_ROOM, "%Y-%m-%dT%H:%M:%S", &when);
+    snprintf(out + len, CLOCK_STAMP_ROOM - len, ".%03dZ", (int)(wall_ms % 1000));
+}
+
 uint64_t random_u64(void)
 {
     uint64_t value = 0;

@@ -1,6 +1,4 @@
 /* The log: one line an event to stderr, as text or JSON, UTC with milliseconds. */
-#include <time.h>
-
 #include "base.h"
 
 static struct {
@@ -49,10 +47,7 @@ void journal(enum journal_level level, const char *event, const char *format, ..
 {
     char text[1024];
     char line[3072];
-    char stamp[40];
-    struct tm when;
-    int64_t ms;
-    time_t seconds;
+    char stamp[CLOCK_STAMP_ROOM];
     va_list args;
 
     if (!journal_wants(level))
@@ -60,20 +55,16 @@ void journal(enum journal_level level, const char *event, const char *format, ..
     va_start(args, format);
     vsnprintf(text, sizeof text, format, args);
     va_end(args);
-    ms = clock_wall_ms();
-    seconds = (time_t)(ms / 1000);
-    gmtime_r(&seconds, &when);
-    strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%S", &when);
+    clock_stamp(clock_wall_ms(), stamp);
     if (settings.json) {
         char escaped[2200];
 
         json_escape(escaped, sizeof escaped, text);
         snprintf(line, sizeof line,
-                 "{\"time\":\"%s.%03dZ\",\"level\":\"%s\",\"node\":\"%s\",\"event\":\"%s\",\"text\":\"%s\"}\n",
-                 stamp, (int)(ms % 1000), level_names[level], settings.node, event, escaped);
+                 "{\"time\":\"%s\",\"level\":\"%s\",\"node\":\"%s\",\"event\":\"%s\",\"text\":\"%s\"}\n",
+                 stamp, level_names[level], settings.node, event, escaped);
     } else {
-        snprintf(line, sizeof line, "%s.%03dZ %-5s %s: %s: %s\n", stamp, (int)(ms % 1000),
-                 level_names[level], settings.node, event, text);
+        snprintf(line, sizeof line, "%s %-5s %s: %s: %s\n", stamp, level_names[level], settings.node, event, text);
     }
     fputs(line, stderr); /* one call, so that lines of threads don't mix */
 }

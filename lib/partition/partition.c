@@ -125,14 +125,23 @@ static void put_meta(struct partition *p, const char *name, const struct turn *t
     store_batch_put(turn->batch, STORE_META, key_bytes(&key), buffer_bytes(&p->scratch));
 }
 
-static void write_vote(struct partition *p, const struct turn *turn)
+static void put_vote(struct partition *p, uint64_t term, uint64_t voted_for, const struct turn *turn)
 {
     p->scratch.len = 0;
-    wire_vote_pack(&p->scratch, raft_current_term(&p->raft), raft_voted_for(&p->raft));
-    if (!PLANTED(VOTE_NOT_WRITTEN))
-        put_meta(p, "vote", turn);
+    wire_vote_pack(&p->scratch, term, voted_for);
+    put_meta(p, "vote", turn);
     (void)write_of(p, turn);
     p->vote_ticket = turn->ticket;
+}
+
+static void write_vote(struct partition *p, const struct turn *turn)
+{
+    if (PLANTED(VOTE_NOT_WRITTEN)) {
+        (void)write_of(p, turn);
+        p->vote_ticket = turn->ticket;
+        return;
+    }
+    put_vote(p, raft_current_term(&p->raft), raft_voted_for(&p->raft), turn);
 }
 
 static void delete_log(struct partition *p, uint64_t from, uint64_t to, const struct turn *turn)
@@ -1271,11 +1280,7 @@ static void found(struct partition *p, const struct turn *turn)
     p->scratch.len = 0;
     wire_log_entry_pack(&p->scratch, &entry);
     store_batch_put(turn->batch, STORE_LOG, key_bytes(&key), buffer_bytes(&p->scratch));
-    p->scratch.len = 0;
-    wire_vote_pack(&p->scratch, 1, 0);
-    put_meta(p, "vote", turn);
-    (void)write_of(p, turn);
-    p->vote_ticket = turn->ticket;
+    put_vote(p, 1, 0, turn);
 }
 
 struct loaded_log {
@@ -1380,11 +1385,7 @@ static void elect_itself(struct partition *p, uint64_t *term, uint64_t *voted_fo
 {
     *term += 1;
     *voted_for = p->settings.node_id;
-    p->scratch.len = 0;
-    wire_vote_pack(&p->scratch, *term, *voted_for);
-    put_meta(p, "vote", turn);
-    (void)write_of(p, turn);
-    p->vote_ticket = turn->ticket;
+    put_vote(p, *term, *voted_for, turn);
 }
 
 static enum status start(struct partition *p, const struct turn *turn, struct fault *fault)

@@ -247,21 +247,52 @@ static const char *role_name(uint32_t role)
 /* What is asked for: a role, and for some roles of which types. NULL types: any of them will do. */
 struct wish {
     uint32_t role;
-    const char *aggregate_type;
-    const char *command_type;
-    const char *event_type;
+    const struct bytes *aggregate_type;
+    const struct bytes *command_type;
+    const struct bytes *event_type;
     bool all_event_types;
 };
 
+static bool fits(const struct policy *policy, size_t grant, const struct bytes *type,
+                 bool (*granted)(const struct policy *policy, size_t grant, const char *type))
+{
+    char text[TYPE_BYTES_MAX + 1];
+
+    if (type == NULL)
+        return true;
+    snprintf(text, sizeof text, "%.*s", (int)type->len, (const char *)type->data);
+    return granted(policy, grant, text);
+}
+
 static bool grants(const struct policy *policy, size_t grant, const struct wish *wish)
 {
-    if ((policy_roles(policy, grant) & wish->role) == 0)
-        return false;
-    if (wish->aggregate_type != NULL && !policy_aggregate_type(policy, grant, wish->aggregate_type))
-        return false;
-    if (wish->command_type != NULL && !policy_command_type(policy, grant, wish->command_type))
-        return false;
-    return (wish->event_type == NULL && !wish->all_event_types) || policy_event_type(policy, grant, wish->event_type);
+    return (policy_roles(policy, grant) & wish->role) != 0 &&
+           fits(policy, grant, wish->aggregate_type, policy_aggregate_type) &&
+           fits(policy, grant, wish->command_type, policy_command_type) &&
+           fits(policy, grant, wish->event_type, policy_event_type) &&
+           (!wish->all_event_types || policy_event_type(policy, grant, NULL));
+}
+
+/* " for KIND TYPE", or nothing. */
+static void add_type(struct buffer *out, const char *kind, const struct bytes *type)
+{
+    if (type != NULL)
+        buffer_printf(out, "%s%.*s", kind, (int)type->len, (const char *)type->data);
+}
+
+static enum status deny(const struct principal *p, const struct wish *wish, struct fault *fault)
+{
+    struct buffer types = {0};
+
+    add_type(&types, " for aggregates of type ", wish->aggregate_type);
+    add_type(&types, ", commands of type ", wish->command_type);
+    add_type(&types, " for events of type ", wish->event_type);
+    if (wish->all_event_types)
+        buffer_printf(&types, " for events of all types; name those that it may read");
+    (void)fault_set(fault, STATUS_DENIED, "DENIED", "%s lacks the role %s%.*s", p->identity, role_name(wish->role),
+                    (int)types.len, types.data == NULL ? "" : (const char *)types.data);
+    buffer_release(&types);
+    return STATUS_DENIED;
 }
 
 static enum status decide(struct security *s, struct principal *p, const struct wish *wish, struct fault *fault)
@@ -281,13 +312,7 @@ static enum status decide(struct security *s, struct principal *p, const struct 
     pthread_mutex_unlock(&s->lock);
     if (status != STATUS_OK || may)
         return status;
-    return fault_set(fault, STATUS_DENIED, "DENIED", "%s lacks the role %s%s%s%s%s%s%s", p->identity,
-                     role_name(wish->role), wish->aggregate_type != NULL ? " for aggregates of type " : "",
-                     wish->aggregate_type != NULL ? wish->aggregate_type : "",
-                     wish->command_type != NULL ? ", commands of type " : "",
-                     wish->command_type != NULL ? wish->command_type : "",
-                     wish->event_type != NULL ? " for events of type " : wish->all_event_types ? " for events of all types; name those that it may read" : "",
-                     wish->event_type != NULL ? wish->event_type : "");
+    return deny(p, wish, fault);
 }
 
 enum status security_may(struct security *s, struct principal *p, uint32_t roles, struct fault *fault)
@@ -300,25 +325,16 @@ enum status security_may(struct security *s, struct principal *p, uint32_t roles
 enum status security_may_dispatch(struct security *s, struct principal *p, struct bytes aggregate_type,
                                   struct bytes command_type, struct fault *fault)
 {
-    char aggregate[TYPE_BYTES_MAX + 1], command[TYPE_BYTES_MAX + 1];
-    struct wish wish = {.role = ROLE_DISPATCHER, .aggregate_type = aggregate, .command_type = command};
+    struct wish wish = {.role = ROLE_DISPATCHER, .aggregate_type = &aggregate_type, .command_type = &command_type};
 
-    if (p == NULL)
-        return STATUS_OK;
-    snprintf(aggregate, sizeof aggregate, "%.*s", (int)aggregate_type.len, (const char *)aggregate_type.data);
-    snprintf(command, sizeof command, "%.*s", (int)command_type.len, (const char *)command_type.data);
     return decide(s, p, &wish, fault);
 }
 
 enum status security_may_work(struct security *s, struct principal *p, struct bytes aggregate_type,
                               struct fault *fault)
 {
-    char aggregate[TYPE_BYTES_MAX + 1];
-    struct wish wish = {.role = ROLE_WORKER, .aggregate_type = aggregate};
+    struct wish wish = {.role = ROLE_WORKER, .aggregate_type = &aggregate_type};
 
-    if (p == NULL)
-        return STATUS_OK;
-    snprintf(aggregate, sizeof aggregate, "%.*s", (int)aggregate_type.len, (const char *)aggregate_type.data);
     return decide(s, p, &wish, fault);
 }
 
@@ -327,14 +343,10 @@ enum status security_may_read(struct security *s, struct principal *p, const str
 {
     enum status status = STATUS_OK;
 
-    if (p != NULL && count == 0)
+    if (count == 0)
         return decide(s, p, &(struct wish){.role = ROLE_READER, .all_event_types = true}, fault);
-    for (size_t i = 0; p != NULL && i < count && status == STATUS_OK; i++) {
-        char type[TYPE_BYTES_MAX + 1];
-
-        snprintf(type, sizeof type, "%.*s", (int)event_types[i].len, (const char *)event_types[i].data);
-        status = decide(s, p, &(struct wish){.role = ROLE_READER, .event_type = type}, fault);
-    }
+    for (size_t i = 0; i < count && status == STATUS_OK; i++)
+        status = decide(s, p, &(struct wish){.role = ROLE_READER, .event_type = &event_types[i]}, fault);
     return status;
 }
 

@@ -28,7 +28,7 @@ enum role {
     ROLE_WORKER = 8,      /* decides for aggregate types: also appends and snapshots */
     ROLE_READER = 16,     /* events */
 };
-enum { ROLE_CLIENTS = ROLE_DISPATCHER | ROLE_WORKER | ROLE_READER, ROLE_ANY = 31 };
+enum { ROLE_CLIENTS = ROLE_DISPATCHER | ROLE_WORKER | ROLE_READER };
 
 /* ---- certificates (certificate.c): facts, nothing is trusted here ---- */
 
