@@ -22,7 +22,7 @@
 
 enum {
     ASK_MS = 2000,          /* between two questions while short of members */
-    ASK_MANY_MS = 1000,     /* when the answers have more than may be tried at once */
+    ASK_MANY_MS = 500,      /* when the answers have more than may be tried at once */
     AT_ONCE = 48,           /* then so many are tried at a time, about */
     QUERY_TIMEOUT_MS = 1500,
     ANNOUNCE_MS = 1000,
@@ -362,9 +362,11 @@ static void turn(struct discovery *d)
     uint64_t next = now + ASK_MS;
 
     if (now >= d->next_ask_ms && alone && d->name_count > 0) {
-        d->next_ask_ms = now + (has_many(d) ? ASK_MANY_MS : ASK_MS) + random_u64() % (ASK_MS / 4);
+        d->next_ask_ms = now + (has_many(d) ? ASK_MANY_MS : ASK_MS) + random_u64() % (ASK_MANY_MS / 2);
         ask(d);
     }
+    if (alone && d->name_count > 0 && d->next_ask_ms < next)
+        next = d->next_ask_ms;
     if (d->udp >= 0) {
         listen_to_others(d, now);
         forget_the_silent(d, now);

@@ -633,6 +633,8 @@ void node_start(struct node *n)
     begin_turn(n);
     engine_end(n->engine);
     world_at(w, w->now_us + GRID_MS * 1000, EVENT_TICK, n->index, 0, NULL);
+    if (w->healed) /* a repair that was under way is forgotten until somebody reads that again */
+        node_scrub(n);
 }
 
 void node_crash(struct node *n, const char *why)

@@ -284,7 +284,7 @@ static void heal(struct world *w)
             n->paused_until_us = w->now_us;
         if (!n->alive && !n->lost)
             node_start(n);
-        if (n->alive && w->broken_promise == 0)
+        else if (n->alive)
             node_scrub(n);
     }
     world_note(w, "healed");

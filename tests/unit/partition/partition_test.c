@@ -521,6 +521,39 @@ static void a_single_replica_owns_after_its_barrier(void **state)
     store_free(store);
 }
 
+/* It says that an entry is missing that a later answer said is there; the replica gets all that follows all the same. */
+static void a_refusal_that_comes_late_stops_nothing(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+    struct replica *other = &w->replicas[o->id % NODES];
+    struct replica_message late;
+    uint64_t match;
+
+    (void)submit(o, 0);
+    turns(w, 50);
+    match = submit(o, 1);
+    while (partition_view(o->partition).commit_index < match)
+        turn(w);
+    other->cut_off = true; /* it doesn't know yet that this is committed */
+    assert_int_equal(partition_view(other->partition).last_index, match);
+    assert_true(partition_view(other->partition).commit_index < match);
+    turns(w, 150); /* the owner takes it for away, and probes */
+    late = (struct replica_message){.type = REPLICA_APPEND_ENTRIES_RESULT,
+                                    .term = partition_view(o->partition).term,
+                                    .log_index = match - 1,
+                                    .rejected = match};
+    partition_receive(o->partition, other->id, &late, &o->turn);
+    stop_replica(other);
+    other->cut_off = false;
+    other->applied_count = 0;
+    start_replica(w, other->id - 1);
+    for (uint64_t i = 2; i < 20; i++)
+        (void)submit(o, i);
+    turns(w, 200);
+    assert_int_equal(partition_view(other->partition).last_index, match + 18);
+}
+
 /* In the old term it may have sent a standby what its own disk never got. */
 static void a_single_replica_that_restarts_leads_in_a_new_term(void **state)
 {
@@ -571,6 +604,7 @@ int main(void)
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_damaged_log_is_trimmed_and_followers_get_the_range,
                                         set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_refusal_that_comes_late_stops_nothing, set_up, tear_down),
         cmocka_unit_test(a_single_replica_owns_after_its_barrier),
         cmocka_unit_test(a_single_replica_can_not_be_repaired),
         cmocka_unit_test(a_single_replica_that_restarts_leads_in_a_new_term),
