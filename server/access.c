@@ -121,17 +121,22 @@ static uint32_t role_for(enum access_need need)
     return roles[need];
 }
 
+/* A flood fills neither log: of those who ask too often one in TELL_EVERY_MS is noted. */
 static bool refuse(struct node *node, const struct rpc_method *method, const char *who, const struct fault *fault,
                    struct rpc_refusal *refusal)
 {
     uint64_t now_ms = clock_monotonic_ms();
+    bool tell = now_ms - atomic_load(&node->access->told_ms) >= TELL_EVERY_MS;
 
-    audit_fault(node, (struct audit_entry){.who = who, .what = strrchr(method->path, '/') + 1}, fault);
+    if (tell || fault->status != STATUS_EXHAUSTED)
+        audit_fault(node, (struct audit_entry){.who = who, .what = strrchr(method->path, '/') + 1}, fault);
     refusal->code = fault_code(fault);
     snprintf(refusal->message, sizeof refusal->message, "%s", fault->message);
     wire_fault_pack(&refusal->details, fault, refusal->code);
-    if (now_ms - atomic_exchange(&node->access->told_ms, now_ms) >= TELL_EVERY_MS) /* a flood fills no log */
+    if (tell) {
+        atomic_store(&node->access->told_ms, now_ms);
         journal(JOURNAL_WARN, "call-refused", "%s: %s", method->path, fault->message);
+    }
     return false;
 }
 
@@ -141,17 +146,28 @@ bool access_admit(void *context, const struct rpc_method *method, const struct r
     struct access *access = ((struct node *)context)->access;
     struct principal *principal = NULL;
     uint32_t role = role_for((enum access_need)method->access);
+    enum use use = method->stream != NULL ? USE_STREAM : USE_CALL;
     struct fault fault;
     enum status status;
+    bool begun;
 
     if (method->access == ACCESS_OPEN)
         return true;
     status = security_identify(access->security, shown->certificate, shown->chain, shown->token, now_s(), &principal,
                                &fault);
-    if (status == STATUS_OK && role != 0)
+    /* The limits first: who asks in vain, and often, costs as much as others. */
+    if (status == STATUS_OK)
+        status = security_begin(access->security, principal, use, clock_monotonic_ms(), &fault);
+    begun = status == STATUS_OK;
+    if (begun && role != 0)
         status = security_may(access->security, principal, role, &fault);
     if (status != STATUS_OK) {
-        METRIC_ADD((struct node *)context, calls_refused, 1);
+        if (begun)
+            security_end(principal, use);
+        if (status == STATUS_EXHAUSTED)
+            METRIC_ADD((struct node *)context, calls_limited, 1);
+        else
+            METRIC_ADD((struct node *)context, calls_refused, 1);
         (void)refuse(context, method, principal_identity(principal), &fault, refusal);
         principal_drop(principal);
         return false;
@@ -160,9 +176,29 @@ bool access_admit(void *context, const struct rpc_method *method, const struct r
     return true;
 }
 
-void access_forget(void *caller)
+void access_forget(void *caller, bool stream)
 {
+    security_end(caller, stream ? USE_STREAM : USE_CALL);
     principal_drop(caller);
+}
+
+enum status access_command_begins(struct node *node, void *caller, void **counted, struct fault *fault)
+{
+    enum status status =
+        caller == NULL ? STATUS_OK
+                       : security_begin(node->access->security, caller, USE_CALL, clock_monotonic_ms(), fault);
+
+    if (status == STATUS_OK)
+        *counted = principal_hold(caller);
+    else
+        METRIC_ADD(node, calls_limited, 1);
+    return status;
+}
+
+void access_command_over(void *counted)
+{
+    security_end(counted, USE_CALL);
+    principal_drop(counted);
 }
 
 /* A server that we call: a node of this cluster, or nobody. */
@@ -361,7 +397,10 @@ enum status access_new(struct node *node, struct fault *fault)
                                          .peer_roots = config->peer_tls_ca,
                                          .revoked = config->tls_revoked,
                                          .token_keys = config->token_keys,
-                                         .token_audience = config->token_audience};
+                                         .token_audience = config->token_audience,
+                                         .limits = {(uint32_t)config->identity_rate,
+                                                    {[USE_CALL] = (uint32_t)config->identity_in_flight,
+                                                     [USE_STREAM] = (uint32_t)config->identity_streams}}};
     struct access *access;
     enum status status;
 

@@ -24,11 +24,15 @@ void access_tick(struct node *node); /* once a second; control thread */
 /* For the server: see rpc_server_settings. The caller is a struct principal. */
 bool access_admit(void *context, const struct rpc_method *method, const struct rpc_shown *shown, void **caller,
                   struct rpc_refusal *refusal);
-void access_forget(void *caller);
+void access_forget(void *caller, bool stream);
 const struct rpc_tls *access_server_tls(const struct node *node);
 /* For channels to peers; NULL without TLS. */
 const struct rpc_tls *access_peer_tls(const struct node *node);
 
+/* A command in a stream counts as a call does; EXHAUSTED when it isn't to be taken. Then *counted is to be given to
+ * access_command_over(). */
+MUST_USE enum status access_command_begins(struct node *node, void *caller, void **counted, struct fault *fault);
+void access_command_over(void *counted);
 /* `caller` is that of a call or stream; NULL without TLS, and then may everything. */
 MUST_USE enum status access_command(struct node *node, void *caller, const struct command *command,
                                     struct fault *fault);

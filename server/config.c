@@ -106,6 +106,18 @@ static const struct setting settings[] = {
      "file (JWKS) with public keys of bearer tokens, for clients without a certificate"},
     {"audit-log", TEXT, AT(audit_log), 0, 0, 0, "",
      "file that says who did what with which outcome, a JSON object a line; it may be moved away for rotation"},
+    {"identity-rate", NUMBER, AT(identity_rate), 0, 0, 10000000, "0",
+     "calls and commands that one identity may send in a second; 0 for no limit"},
+    {"identity-in-flight", NUMBER, AT(identity_in_flight), 0, 0, 1 << 20, "8192",
+     "calls and commands of one identity that may be under way; 0 for no limit"},
+    {"identity-streams", NUMBER, AT(identity_streams), 0, 0, 1 << 20, "1024",
+     "open streams of one identity; 0 for no limit"},
+    {"connections", NUMBER, AT(connections), 0, 0, 1 << 20, "8192",
+     "open connections in all; who is too many is let go at once; 0 for no limit"},
+    {"connections-per-address", NUMBER, AT(connections_per_address), 0, 0, 1 << 20, "2048",
+     "open connections from one address; 0 for as many as in all"},
+    {"connection-idle", DURATION, AT(connection_idle_ms), 0, 1000, 86400000, "10m",
+     "a connection without a call for so long is closed"},
     {"token-audience", TEXT, AT(token_audience), 0, 0, 0, "cairn", "audience that such tokens must be for"},
 };
 

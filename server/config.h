@@ -56,6 +56,12 @@ struct config {
     char token_keys[512];
     char token_audience[128];
     char audit_log[512];
+    uint64_t identity_rate;
+    uint64_t identity_in_flight;
+    uint64_t identity_streams;
+    uint64_t connections;
+    uint64_t connections_per_address;
+    uint64_t connection_idle_ms;
     bool insecure;
     bool reflection;
     bool check_config;

@@ -40,7 +40,7 @@ struct control {
     struct swim *swim;
     struct founding_process *founding;
     bool stopping;
-    uint64_t next_disk;
+    uint64_t next_look;
     uint64_t next_notify;
 
     pthread_mutex_t links_lock;
@@ -523,18 +523,13 @@ static void take_letter(struct control *control, struct control_letter *letter)
     free(letter);
 }
 
-/* Once a second: how much room is left where the data lives. */
-static void look_at_disk(struct control *control, uint64_t now)
+/* How much room is left where the data lives. */
+static void look_at_disk(struct node *node)
 {
-    struct node *node = control->node;
     struct statvfs disk;
     uint64_t before = atomic_load(&node->disk_free_bytes);
     uint64_t reserve = node->config.disk_reserve_bytes;
 
-    if (now < control->next_disk && !atomic_exchange(&node->reload, false))
-        return;
-    control->next_disk = now + 1000;
-    access_tick(node);
     if (statvfs(node->config.data_dir, &disk) != 0)
         return;
     atomic_store(&node->disk_free_bytes, (uint64_t)disk.f_bavail * disk.f_frsize + 1);
@@ -544,6 +539,29 @@ static void look_at_disk(struct control *control, uint64_t now)
                 "on most replicas",
                 node->config.data_dir,
                 (unsigned long long)(atomic_load(&node->disk_free_bytes) >> 20));
+}
+
+static void tell_refused_connections(struct control *control)
+{
+    uint64_t refused = rpc_connections_refused();
+    uint64_t before = atomic_exchange(&control->node->metrics.connections_refused, refused);
+
+    if (refused != before)
+        journal(JOURNAL_WARN, "connections-refused",
+                "%llu connections were let go in the last second: more than --connections, or than "
+                "--connections-per-address of their address, were open, or too many files",
+                (unsigned long long)(refused - before));
+}
+
+/* Once a second, and when the operator says so. */
+static void look_around(struct control *control, uint64_t now)
+{
+    if (now < control->next_look && !atomic_exchange(&control->node->reload, false))
+        return;
+    control->next_look = now + 1000;
+    access_tick(control->node);
+    look_at_disk(control->node);
+    tell_refused_connections(control);
 }
 
 /* For the service manager: the process isn't stuck, and what it is at. */
@@ -594,7 +612,7 @@ static void *run(void *context)
         range_fetches_tick(node->range_fetches, now);
         orders_tick(node->orders, now);
         console_tick(node->console, now);
-        look_at_disk(control, now);
+        look_around(control, now);
         tell_manager(control, now);
         workers_tick(node->workers, now);
         close_idle(control, now);

@@ -22,7 +22,7 @@
 
 enum {
     ASK_MS = 2000,          /* between two questions while short of members */
-    ASK_MANY_MS = 500,      /* when the answers have more than may be tried at once */
+    ASK_MANY_MS = 600,      /* when the answers have more than may be tried at once */
     AT_ONCE = 48,           /* then so many are tried at a time, about */
     QUERY_TIMEOUT_MS = 1500,
     ANNOUNCE_MS = 1000,

@@ -60,6 +60,10 @@ static void print_metrics(struct node *node, struct buffer *out)
             atomic_load(&m->commands_resent));
     counter(out, "cairn_calls_refused_total", "Calls of somebody unknown, or without the role",
             atomic_load(&m->calls_refused));
+    counter(out, "cairn_calls_limited_total", "Calls and commands of an identity that had its limit of them",
+            atomic_load(&m->calls_limited));
+    counter(out, "cairn_connections_refused_total", "Connections let go at once because there were too many",
+            atomic_load(&m->connections_refused));
     counter(out, "cairn_reads_total", "ReadAggregate calls", atomic_load(&m->reads));
     counter(out, "cairn_store_syncs_total", "Synced writes", atomic_load(&m->syncs));
     counter(out, "cairn_store_batches_total", "Write batches", atomic_load(&m->batches));

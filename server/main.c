@@ -250,12 +250,17 @@ static enum status serve(struct node *node, struct fault *fault)
         .methods = methods,
         .method_count = COUNT_OF(methods) - (node->config.reflection ? 0 : 2),
         .message_bytes_max = GRPC_MESSAGE_BYTES_MAX,
+        .calls_per_connection = node->config.identity_in_flight == 0 || node->config.identity_streams == 0
+                                    ? 0
+                                    : (uint32_t)(node->config.identity_in_flight + node->config.identity_streams),
+        .connection_idle_ms = (uint32_t)node->config.connection_idle_ms,
         .tls = access_server_tls(node),
         .admit = node->access == NULL ? NULL : access_admit,
         .forget = access_forget,
         .context = node,
     };
 
+    rpc_limit_connections(node->config.connections, node->config.connections_per_address);
     return rpc_server_new(&node->server, node->loop, &settings, fault);
 }
 

@@ -18,6 +18,8 @@ struct metrics {
     atomic_ullong commands_rejected;
     atomic_ullong commands_failed;
     atomic_ullong calls_refused; /* by who calls */
+    atomic_ullong calls_limited; /* commands in streams too */
+    atomic_ullong connections_refused;
     atomic_ullong commands_forwarded;
     atomic_ullong commands_resent;
     atomic_ullong reads;

@@ -131,6 +131,7 @@ struct request {
     struct rpc_call *call;
     struct dispatch_session *session;
     void *caller; /* of the call or stream; borrowed until the request is started */
+    void *counted; /* of a command in a stream: see access_command_begins() */
 };
 
 /* Somebody who waits until a replica here has what a linearizable read must see. */

@@ -16,6 +16,7 @@ struct request *request_new(struct node *node)
 void request_free(struct request *request)
 {
     atomic_fetch_sub(&request->node->commands, 1);
+    access_command_over(request->counted);
     arena_release(&request->routed.arena);
     free(request);
 }
@@ -73,6 +74,8 @@ enum status request_start(struct request *request, struct bytes packed, enum com
         status = routed_decode(&request->routed, packed, kind, fault);
     if (status == STATUS_OK)
         status = command_check(command, (uint32_t)node->config.payload_bytes_max, fault);
+    if (status == STATUS_OK && request->session != NULL)
+        status = access_command_begins(node, request->caller, &request->counted, fault);
     if (status == STATUS_OK)
         status = access_command(node, request->caller, command, fault);
     if (request->caller != NULL)

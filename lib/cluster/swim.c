@@ -721,6 +721,7 @@ void swim_discovered(struct swim *s, const char (*addresses)[ADDRESS_BYTES_MAX +
     for (size_t i = 0; i < count && s->discovered_count < DISCOVERED_MAX; i++)
         if (!bytes_equal(bytes_of(addresses[i]), s->peers[0].state.address))
             snprintf(s->discovered[s->discovered_count++].address, ADDRESS_BYTES_MAX + 1, "%s", addresses[i]);
+    s->next_join = s->now; /* the next ones may come before they would have had their turn */
 }
 
 size_t swim_members(const struct swim *s, const struct member_state **members)

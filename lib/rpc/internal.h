@@ -50,7 +50,7 @@ const char *rpc_peer_of(grpc_call *call, char *out, size_t room);
 
 /* A stream for a call that the server has just accepted. Takes the call, and the caller, which `forget` takes back. */
 void rpc_stream_accept(grpc_call *call, const struct rpc_stream_events *events, void *context,
-                       uint64_t deadline_ms, void *caller, void (*forget)(void *caller));
+                       uint64_t deadline_ms, void *caller, void (*forget)(void *caller, bool stream));
 
 /* NULL gives credentials without TLS. */
 grpc_server_credentials *rpc_tls_server(const struct rpc_tls *tls);

@@ -86,11 +86,14 @@ struct rpc_server_settings {
     const struct rpc_method *methods;
     size_t method_count;
     uint32_t message_bytes_max;
-    const struct rpc_tls *tls; /* NULL for none */
-    /* Before anybody else sees the call: who calls, which `forget` takes back. NULL: nobody is asked. */
+    uint32_t calls_per_connection; /* more wait at the caller; 0: no limit */
+    uint32_t connection_idle_ms;   /* without a call it is closed then; 0: never */
+    const struct rpc_tls *tls;     /* NULL for none */
+    /* Before anybody else sees the call: who calls, which `forget` takes back when the call or stream is
+     * over. NULL: nobody is asked. */
     bool (*admit)(void *context, const struct rpc_method *method, const struct rpc_shown *shown, void **caller,
                   struct rpc_refusal *refusal);
-    void (*forget)(void *caller);
+    void (*forget)(void *caller, bool stream);
     void *context;
 };
 
@@ -103,6 +106,11 @@ void rpc_server_close(struct rpc_server *server, uint32_t grace_ms);
 /* The same, then cancels those that are left. */
 void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms);
 void rpc_server_free(struct rpc_server *server);
+
+/* For the whole process, and before the first server: how many connections may be open, in all (0: no limit) and from
+ * one address (0: as many). Who is too many is let go at once. Raises the limit of open files to the hard one. */
+void rpc_limit_connections(size_t most, size_t most_of_address);
+uint64_t rpc_connections_refused(void);
 
 /* Monotonic milliseconds; UINT64_MAX when the caller gave no deadline. */
 uint64_t rpc_call_deadline_ms(const struct rpc_call *call);

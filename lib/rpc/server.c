@@ -1,5 +1,7 @@
 /* The server: keeps requests for calls posted with gRPC, and turns accepted ones into calls or
  * streams. Unknown methods are answered UNIMPLEMENTED. */
+#include <limits.h>
+
 #include "internal.h"
 
 enum { UNARY_WAITING = 128, STREAM_WAITING = 8, UNKNOWN_WAITING = 2 };
@@ -82,7 +84,7 @@ static void call_give_back(struct rpc_call *call)
     if (call->call != NULL)
         grpc_call_unref(call->call);
     if (call->caller != NULL)
-        server->settings.forget(call->caller);
+        server->settings.forget(call->caller, false);
     pthread_mutex_lock(&server->lock);
     call->next_free = server->free_calls;
     server->free_calls = call;
@@ -115,7 +117,7 @@ static void accept_stream(struct rpc_call *call)
     grpc_call *inner = call->call;
     uint64_t deadline = rpc_deadline_ms(call->deadline);
     void *caller = call->caller;
-    void (*forget)(void *) = call->server->settings.forget;
+    void (*forget)(void *, bool) = call->server->settings.forget;
 
     call->call = NULL;
     call->caller = NULL;
@@ -276,6 +278,8 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
 {
     struct rpc_server *server = memory_zero(1, sizeof *server);
     grpc_server_credentials *credentials = rpc_tls_server(settings->tls);
+    int most = settings->calls_per_connection == 0 ? INT_MAX : (int)settings->calls_per_connection;
+    int idle = settings->connection_idle_ms == 0 ? INT_MAX : (int)settings->connection_idle_ms;
     grpc_arg args[] = {
         {.type = GRPC_ARG_INTEGER,
          .key = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
@@ -293,6 +297,8 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
         /* Who doesn't finish its handshake, or sends endless headers, is let go. */
         {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, .value.integer = 10000},
         {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MAX_METADATA_SIZE, .value.integer = 16 << 10},
+        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MAX_CONCURRENT_STREAMS, .value.integer = most},
+        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MAX_CONNECTION_IDLE_MS, .value.integer = idle},
     };
     grpc_channel_args all = {COUNT_OF(args), args};
     int port;

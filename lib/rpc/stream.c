@@ -49,7 +49,7 @@ struct rpc_stream {
     grpc_metadata authorization; /* client: to send */
     int cancelled;
     void *caller;
-    void (*forget)(void *caller);
+    void (*forget)(void *caller, bool stream);
 };
 
 struct rpc_stream *rpc_stream_hold(struct rpc_stream *s)
@@ -70,7 +70,7 @@ void rpc_stream_drop(struct rpc_stream *s)
         s->first = next;
     }
     if (s->caller != NULL)
-        s->forget(s->caller);
+        s->forget(s->caller, true);
     grpc_slice_unref(s->text);
     grpc_slice_unref(s->details);
     grpc_metadata_array_destroy(&s->initial);
@@ -303,7 +303,7 @@ static struct rpc_stream *new_stream(grpc_call *call, const struct rpc_stream_ev
 }
 
 void rpc_stream_accept(grpc_call *call, const struct rpc_stream_events *events, void *context,
-                       uint64_t deadline_ms, void *caller, void (*forget)(void *caller))
+                       uint64_t deadline_ms, void *caller, void (*forget)(void *caller, bool stream))
 {
     struct rpc_stream *s = new_stream(call, events, true);
     grpc_op begin = {.op = GRPC_OP_SEND_INITIAL_METADATA};

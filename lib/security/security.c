@@ -19,6 +19,7 @@ struct principal {
     char identity[IDENTITY_BYTES_MAX + 1];
     char node_name[NAME_BYTES_MAX + 1];
     struct certificate certificate; /* of a token without issuer */
+    struct allowance *allowance;    /* shared by all of this identity */
     int64_t expires_s;
     bool chained; /* to the roots of nodes */
     /* With the lock held: */
@@ -37,6 +38,12 @@ struct watched {
     uint64_t mark;
 };
 
+/* By identity. */
+struct counted {
+    struct allowance *allowance;
+    UT_hash_handle hh;
+};
+
 struct security {
     pthread_mutex_t lock;
     struct security_settings settings;
@@ -47,6 +54,7 @@ struct security {
     uint64_t version; /* of the policy */
     uint64_t seed;    /* of the table's hash: nobody can make two things of one key */
     struct principal *principals;
+    struct counted *counted;
 };
 
 /* ---- principals ---- */
@@ -63,6 +71,7 @@ void principal_drop(struct principal *p)
     if (p == NULL || atomic_fetch_sub(&p->references, 1) != 1)
         return;
     buffer_release(&p->shown);
+    allowance_drop(p->allowance);
     free(p);
 }
 
@@ -81,10 +90,33 @@ bool principal_is_node(const struct principal *p)
     return p != NULL && p->node_name[0] != '\0';
 }
 
-/* With the lock held. Whoever uses one keeps it alive. */
+/* ---- with the lock held ---- */
+
+static void forget_counted(struct security *s, struct counted *c)
+{
+    HASH_DEL(s->counted, c);
+    allowance_drop(c->allowance);
+    free(c);
+}
+
+static struct allowance *allowance_of(struct security *s, const char *identity)
+{
+    struct counted *c = NULL;
+
+    HASH_FIND_STR(s->counted, identity, c);
+    if (c == NULL) {
+        c = memory_zero(1, sizeof *c);
+        c->allowance = allowance_new(identity);
+        HASH_ADD_KEYPTR(hh, s->counted, allowance_identity(c->allowance), strlen(identity), c);
+    }
+    return allowance_hold(c->allowance);
+}
+
+/* Whoever uses a principal keeps it alive. */
 static void make_room(struct security *s)
 {
     struct principal *p, *next;
+    struct counted *c, *next_counted;
 
     if (HASH_COUNT(s->principals) < PRINCIPALS_MAX)
         return;
@@ -93,6 +125,9 @@ static void make_room(struct security *s)
         HASH_DEL(s->principals, p);
         principal_drop(p);
     }
+    HASH_ITER(hh, s->counted, c, next_counted)
+    if (allowance_is_unused(c->allowance))
+        forget_counted(s, c);
 }
 
 static void bar_if_over(const struct security *s, struct principal *p, int64_t now_s)
@@ -118,7 +153,7 @@ static void roles_of_cluster(const struct security *s, struct principal *p)
         p->roles = ROLE_CLIENTS;
 }
 
-/* With the lock held: which grants name it. */
+/* Which grants name it. */
 static void resolve(struct security *s, struct principal *p)
 {
     if (p->resolved == s->version)
@@ -180,7 +215,7 @@ static enum status new_of_token(struct security *s, struct bytes token, int64_t 
     return STATUS_OK;
 }
 
-/* With the lock held: the principal of these bytes, which is made when it isn't known. */
+/* The principal of these bytes, which is made when it isn't known. */
 static enum status find(struct security *s, struct bytes pem, struct bytes chain, struct bytes token, int64_t now_s,
                         struct principal **out, struct fault *fault)
 {
@@ -200,6 +235,7 @@ static enum status find(struct security *s, struct bytes pem, struct bytes chain
         buffer_add(&p->shown, shown.data, shown.len);
         atomic_init(&p->references, 1);
         make_room(s);
+        p->allowance = allowance_of(s, p->identity);
         HASH_ADD(hh, s->principals, key, sizeof p->key, p);
     }
     bar_if_over(s, p, now_s);
@@ -350,6 +386,30 @@ enum status security_may_read(struct security *s, struct principal *p, const str
     return status;
 }
 
+/* ---- limits ---- */
+
+enum status security_begin(struct security *s, struct principal *p, enum use use, uint64_t now_ms,
+                           struct fault *fault)
+{
+    static const struct limits none = {0};
+    enum status status;
+
+    if (p == NULL)
+        return STATUS_OK;
+    pthread_mutex_lock(&s->lock);
+    resolve(s, p);
+    status = allowance_begin(p->allowance, use, (p->roles & ROLE_NODE) != 0 ? &none : &s->settings.limits, now_ms,
+                             fault);
+    pthread_mutex_unlock(&s->lock);
+    return status;
+}
+
+void security_end(struct principal *p, enum use use)
+{
+    if (p != NULL)
+        allowance_end(p->allowance, use);
+}
+
 /* ---- files ---- */
 
 static bool is_new(struct watched *file)
@@ -474,6 +534,7 @@ enum status security_new(struct security **out, const struct security_settings *
 void security_free(struct security *s)
 {
     struct principal *p, *next;
+    struct counted *c, *next_counted;
 
     if (s == NULL)
         return;
@@ -482,6 +543,8 @@ void security_free(struct security *s)
         HASH_DEL(s->principals, p);
         principal_drop(p);
     }
+    HASH_ITER(hh, s->counted, c, next_counted)
+    forget_counted(s, c);
     policy_free(s->policy);
     token_keys_free(s->keys);
     revocations_free(s->revoked);

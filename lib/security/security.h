@@ -126,6 +126,28 @@ void token_keys_free(struct token_keys *keys);
 MUST_USE enum status token_verify(const struct token_keys *keys, struct bytes token, const char *audience,
                                   int64_t now_s, struct token_claims *out, struct fault *fault);
 
+/* ---- what one identity may use (allowance.c) ---- */
+
+enum use { USE_CALL, USE_STREAM, USES };
+
+/* 0: no limit. */
+struct limits {
+    uint32_t rate; /* calls, streams and commands in streams, in a second */
+    uint32_t under_way[USES];
+};
+
+struct allowance;
+
+struct allowance *allowance_new(const char *identity);
+struct allowance *allowance_hold(struct allowance *allowance);
+void allowance_drop(struct allowance *allowance); /* NULL is fine */
+const char *allowance_identity(const struct allowance *allowance);
+bool allowance_is_unused(const struct allowance *allowance); /* held once only */
+/* EXHAUSTED with the time to wait, and nothing counts. Not from two threads at once. */
+MUST_USE enum status allowance_begin(struct allowance *allowance, enum use use, const struct limits *limits,
+                                     uint64_t now_ms, struct fault *fault);
+void allowance_end(struct allowance *allowance, enum use use); /* any thread */
+
 /* ---- the whole (security.c) ---- */
 
 struct security;
@@ -138,6 +160,7 @@ struct security_settings {
     const char *revoked;        /* folder; empty for none */
     const char *token_keys;     /* path; empty for none */
     const char *token_audience;
+    struct limits limits; /* of each identity but nodes */
 };
 
 /* A file that is no good is a fault that names it. */
@@ -169,5 +192,10 @@ MUST_USE enum status security_may_work(struct security *security, struct princip
 /* No types: all of them. */
 MUST_USE enum status security_may_read(struct security *security, struct principal *principal,
                                        const struct bytes *event_types, size_t count, struct fault *fault);
+
+/* A call, a stream, or a command in a stream begins. Refused ones are EXHAUSTED, and aren't ended. NULL: no limits. */
+MUST_USE enum status security_begin(struct security *security, struct principal *principal, enum use use,
+                                    uint64_t now_ms, struct fault *fault);
+void security_end(struct principal *principal, enum use use);
 
 #endif

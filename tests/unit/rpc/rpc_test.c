@@ -1,5 +1,9 @@
 /* A server and a channel in one process, over a real socket. */
+#include <arpa/inet.h>
+#include <poll.h>
 #include <pthread.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -376,6 +380,95 @@ static void nobody_there_is_unavailable(void **state)
     assert_int_equal(f->client.code, 14);
 }
 
+/* ---- connections ---- */
+
+/* Connects to the server, from that address of this machine. */
+static int knock_with(int fd, const struct fixture *f, const char *from)
+{
+    struct sockaddr_in here = {.sin_family = AF_INET};
+    struct sockaddr_in there = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(strchr(f->address, ':') + 1))};
+
+    assert_int_equal(inet_pton(AF_INET, from, &here.sin_addr), 1);
+    assert_int_equal(inet_pton(AF_INET, "127.0.0.1", &there.sin_addr), 1);
+    assert_int_equal(bind(fd, (struct sockaddr *)&here, sizeof here), 0);
+    assert_int_equal(connect(fd, (struct sockaddr *)&there, sizeof there), 0);
+    return fd;
+}
+
+static int knock(const struct fixture *f, const char *from)
+{
+    return knock_with(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), f, from);
+}
+
+/* A server greets with its settings; who is let go reads the end. */
+static bool is_greeted(int fd)
+{
+    struct pollfd wait = {.fd = fd, .events = POLLIN};
+    char byte;
+
+    assert_int_equal(poll(&wait, 1, WAIT_S * 1000), 1);
+    return recv(fd, &byte, 1, MSG_PEEK) == 1;
+}
+
+static void too_many_connections_are_let_go(void **state)
+{
+    struct fixture *f = *state;
+    uint64_t until_ms = clock_monotonic_ms() + WAIT_S * 1000;
+    int fds[12];
+
+    rpc_limit_connections(10, 4);
+    for (size_t i = 0; i < 12; i++)
+        fds[i] = knock(f, i < 6 ? "127.0.0.2" : "127.0.0.3");
+    for (size_t i = 0; i < 12; i++)
+        assert_int_equal(is_greeted(fds[i]), i % 6 < 4);
+    for (size_t i = 4; i < 6; i++) {
+        (void)close(fds[i]);
+        fds[i] = knock(f, "127.0.0.4"); /* the ninth and tenth */
+        assert_true(is_greeted(fds[i]));
+    }
+    assert_int_equal(rpc_connections_refused(), 4);
+    (void)close(fds[11]);
+    fds[11] = knock(f, "127.0.0.5"); /* in all */
+    assert_false(is_greeted(fds[11]));
+    for (size_t i = 0; i < 12; i++)
+        (void)close(fds[i]);
+    while (f->client.messages == 0 && clock_monotonic_ms() < until_ms) { /* until it has seen that they are gone */
+        rpc_stream_drop(f->client.stream);
+        f->client = (struct client){0};
+        call(f, "/test.Test/Unary", BYTES_LITERAL("hello"));
+    }
+    assert_int_equal(f->client.code, 0);
+    rpc_limit_connections(0, 0);
+}
+
+static void a_server_that_had_no_file_left_goes_on(void **state)
+{
+    struct fixture *f = *state;
+    struct rlimit before, few;
+    uint64_t refused = rpc_connections_refused();
+    uint64_t until_ms = clock_monotonic_ms() + WAIT_S * 1000;
+    int fds[40];
+
+    rpc_limit_connections(1000, 0);
+    for (size_t i = 0; i < COUNT_OF(fds); i++)
+        fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+    few = before;
+    few.rlim_cur = (rlim_t)fds[COUNT_OF(fds) - 1] + 1;
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+    for (size_t i = 0; i < COUNT_OF(fds); i++)
+        (void)knock_with(fds[i], f, "127.0.0.1");
+    while (rpc_connections_refused() < refused + COUNT_OF(fds) && clock_monotonic_ms() < until_ms)
+        sched_yield();
+    assert_int_equal(rpc_connections_refused(), refused + COUNT_OF(fds));
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+    for (size_t i = 0; i < COUNT_OF(fds); i++)
+        (void)close(fds[i]);
+    call(f, "/test.Test/Unary", BYTES_LITERAL("hello"));
+    assert_int_equal(f->client.code, 0);
+    rpc_limit_connections(0, 0);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -393,6 +486,8 @@ int main(void)
         TEST(a_stopping_server_cancels_what_stays_open),
         TEST(a_taken_port_is_named),
         TEST(nobody_there_is_unavailable),
+        TEST(too_many_connections_are_let_go),
+        TEST(a_server_that_had_no_file_left_goes_on),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
