@@ -80,16 +80,71 @@ struct dispatch_session {
     struct rpc_stream *stream;
     atomic_int references;
     atomic_int outstanding;
-    atomic_bool paused;
+    atomic_bool full;    /* of commands without an answer */
+    atomic_bool limited; /* one was refused for now: in the node's list */
+    struct dispatch_session *next_limited;
+    pthread_mutex_t lock;
+    int holds; /* reasons not to read; with the lock held */
     atomic_bool half_closed;
 };
+
+/* Nothing is read while there is a reason for that. */
+static void hold_back(struct dispatch_session *session)
+{
+    pthread_mutex_lock(&session->lock);
+    if (session->holds++ == 0)
+        rpc_stream_pause(session->stream, true);
+    pthread_mutex_unlock(&session->lock);
+}
+
+static void let_go_on(struct dispatch_session *session)
+{
+    pthread_mutex_lock(&session->lock);
+    if (--session->holds == 0)
+        rpc_stream_pause(session->stream, false);
+    pthread_mutex_unlock(&session->lock);
+}
 
 static void session_drop(struct dispatch_session *session)
 {
     if (atomic_fetch_sub(&session->references, 1) != 1)
         return;
     rpc_stream_drop(session->stream);
+    pthread_mutex_destroy(&session->lock);
     free(session);
+}
+
+/* Who is told to come back later, and goes on all the same, isn't heard until then: to refuse costs time too. */
+static void limit(struct dispatch_session *session)
+{
+    struct node *node = session->node;
+
+    if (atomic_exchange(&session->limited, true))
+        return;
+    atomic_fetch_add(&session->references, 1);
+    hold_back(session);
+    pthread_mutex_lock(&node->limited_lock);
+    session->next_limited = node->limited;
+    node->limited = session;
+    pthread_mutex_unlock(&node->limited_lock);
+}
+
+void dispatch_hear_again(struct node *node)
+{
+    struct dispatch_session *session;
+
+    pthread_mutex_lock(&node->limited_lock);
+    session = node->limited;
+    node->limited = NULL;
+    pthread_mutex_unlock(&node->limited_lock);
+    while (session != NULL) {
+        struct dispatch_session *next = session->next_limited;
+
+        atomic_store(&session->limited, false);
+        let_go_on(session);
+        session_drop(session);
+        session = next;
+    }
 }
 
 static void opened(void *context, struct rpc_stream *stream)
@@ -99,6 +154,7 @@ static void opened(void *context, struct rpc_stream *stream)
     session->node = context;
     session->stream = rpc_stream_hold(stream);
     atomic_init(&session->references, 1);
+    pthread_mutex_init(&session->lock, NULL);
     rpc_stream_set_user(stream, session);
 }
 
@@ -135,8 +191,8 @@ static void finish_in_stream(struct request *r, const struct outcome *outcome,
     send_result(session, r->routed.admitted.command.id, outcome, owner_hint(r, owner, sizeof owner),
                 fault);
     if (atomic_fetch_sub(&session->outstanding, 1) == OUTSTANDING_MAX / 2 &&
-        atomic_exchange(&session->paused, false))
-        rpc_stream_pause(session->stream, false);
+        atomic_exchange(&session->full, false))
+        let_go_on(session);
     maybe_finish(session);
     session_drop(session);
 }
@@ -162,17 +218,19 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
         r->caller = rpc_stream_caller(stream);
         r->finish = finish_in_stream;
         atomic_fetch_add(&session->references, 1);
-        if (atomic_fetch_add(&session->outstanding, 1) + 1 >= OUTSTANDING_MAX) {
-            atomic_store(&session->paused, true);
-            rpc_stream_pause(stream, true);
+        if (atomic_fetch_add(&session->outstanding, 1) + 1 >= OUTSTANDING_MAX &&
+            !atomic_exchange(&session->full, true)) {
+            hold_back(session);
             /* Everything may have been answered in between. */
             if (atomic_load(&session->outstanding) < OUTSTANDING_MAX / 2 &&
-                atomic_exchange(&session->paused, false))
-                rpc_stream_pause(stream, false);
+                atomic_exchange(&session->full, false))
+                let_go_on(session);
         }
         status = request_start(r, BYTES_NONE, COMMAND_DISPATCH, deadline, &fault);
         if (status != STATUS_OK) {
             send_result(session, id, NULL, BYTES_NONE, &fault);
+            if (status == STATUS_EXHAUSTED)
+                limit(session);
             atomic_fetch_sub(&session->outstanding, 1);
             session_drop(session);
         }

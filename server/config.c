@@ -118,6 +118,8 @@ static const struct setting settings[] = {
      "open connections from one address; 0 for as many as in all"},
     {"connection-idle", DURATION, AT(connection_idle_ms), 0, 1000, 86400000, "10m",
      "a connection without a call for so long is closed"},
+    {"connection-memory", SIZE, AT(connection_memory_bytes), 0, 16 << 20, UINT64_MAX, "256MiB",
+     "buffers of all connections; who needs more, as by endless headers, is let go"},
     {"token-audience", TEXT, AT(token_audience), 0, 0, 0, "cairn", "audience that such tokens must be for"},
 };
 

@@ -62,6 +62,7 @@ struct config {
     uint64_t connections;
     uint64_t connections_per_address;
     uint64_t connection_idle_ms;
+    uint64_t connection_memory_bytes;
     bool insecure;
     bool reflection;
     bool check_config;

@@ -615,6 +615,7 @@ static void *run(void *context)
         look_around(control, now);
         tell_manager(control, now);
         workers_tick(node->workers, now);
+        dispatch_hear_again(node);
         close_idle(control, now);
     }
     return NULL;

@@ -253,6 +253,7 @@ static enum status serve(struct node *node, struct fault *fault)
         .calls_per_connection = node->config.identity_in_flight == 0 || node->config.identity_streams == 0
                                     ? 0
                                     : (uint32_t)(node->config.identity_in_flight + node->config.identity_streams),
+        .memory_bytes = node->config.connection_memory_bytes,
         .connection_idle_ms = (uint32_t)node->config.connection_idle_ms,
         .tls = access_server_tls(node),
         .admit = node->access == NULL ? NULL : access_admit,
@@ -295,7 +296,10 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
     struct arena arena = {0};
     struct founding founding;
     const struct founding *stored;
-    enum status status = modules_load(&node->modules, &node->config, fault);
+    enum status status;
+
+    pthread_mutex_init(&node->limited_lock, NULL);
+    status = modules_load(&node->modules, &node->config, fault);
 
     if (status == STATUS_OK)
         status = open_data(node, fault);
@@ -409,6 +413,7 @@ static void stop(struct node *node, struct http *http)
         shard_drop_letters(node->shards[i]);
     if (node->server != NULL)
         rpc_server_stop(node->server, 0);
+    dispatch_hear_again(node);
     if (node->range_sends != NULL)
         range_sends_stop(node->range_sends);
     for (size_t i = 0; i < node->shard_count; i++)

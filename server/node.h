@@ -72,6 +72,8 @@ struct node {
     struct metrics metrics;
     _Atomic(const struct founding *) founding; /* set once, when the cluster is known */
     atomic_int commands;                       /* inside this node now */
+    pthread_mutex_t limited_lock;
+    struct dispatch_session *limited; /* see dispatch_hear_again() */
     atomic_ullong disk_free_bytes;             /* looked at once a second; 0 for not yet */
     atomic_bool draining;
     atomic_bool reload; /* SIGHUP: look at the files now */
@@ -498,6 +500,8 @@ void local_bus_free(struct local_bus *bus);
 /* ---- services: their methods, for main.c ---- */
 
 extern const struct rpc_stream_events dispatch_stream_events;
+/* Those whose commands were refused for now; from the control thread, again and again. */
+void dispatch_hear_again(struct node *node);
 extern const struct rpc_stream_events handle_commands_events;
 extern const struct rpc_stream_events read_aggregate_events;
 extern const struct rpc_stream_events subscribe_events;

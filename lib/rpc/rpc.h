@@ -87,6 +87,7 @@ struct rpc_server_settings {
     size_t method_count;
     uint32_t message_bytes_max;
     uint32_t calls_per_connection; /* more wait at the caller; 0: no limit */
+    uint64_t memory_bytes;         /* buffers of all connections; who needs more is let go */
     uint32_t connection_idle_ms;   /* without a call it is closed then; 0: never */
     const struct rpc_tls *tls;     /* NULL for none */
     /* Before anybody else sees the call: who calls, which `forget` takes back when the call or stream is

@@ -280,7 +280,11 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
     grpc_server_credentials *credentials = rpc_tls_server(settings->tls);
     int most = settings->calls_per_connection == 0 ? INT_MAX : (int)settings->calls_per_connection;
     int idle = settings->connection_idle_ms == 0 ? INT_MAX : (int)settings->connection_idle_ms;
+    grpc_resource_quota *quota = grpc_resource_quota_create("server");
     grpc_arg args[] = {
+        {.type = GRPC_ARG_POINTER,
+         .key = GRPC_ARG_RESOURCE_QUOTA,
+         .value.pointer = {quota, grpc_resource_quota_arg_vtable()}},
         {.type = GRPC_ARG_INTEGER,
          .key = GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH,
          .value.integer = (int)settings->message_bytes_max},
@@ -308,7 +312,10 @@ enum status rpc_server_new(struct rpc_server **out, struct rpc_loop *loop,
     server->stopped_tag.done = stopped;
     pthread_mutex_init(&server->lock, NULL);
     pthread_cond_init(&server->changed, NULL);
+    if (settings->memory_bytes > 0)
+        grpc_resource_quota_resize(quota, settings->memory_bytes);
     server->server = grpc_server_create(&all, NULL);
+    grpc_resource_quota_unref(quota);
     grpc_server_register_completion_queue(server->server, loop->queue, NULL);
     register_methods(server, settings);
     port = grpc_server_add_http2_port(server->server, settings->listen, credentials);

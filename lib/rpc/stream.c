@@ -7,6 +7,8 @@
  */
 #include "internal.h"
 
+enum { CONNECT_MS = 1000 }; /* for a connection and its handshake, which a busy machine may take long over */
+
 struct queued {
     struct queued *next;
     grpc_byte_buffer *message;
@@ -476,7 +478,7 @@ struct rpc_channel *rpc_channel_new(struct rpc_loop *loop, const char *address, 
         {.type = GRPC_ARG_INTEGER,
          .key = GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS,
          .value.integer = 100},
-        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, .value.integer = 100},
+        {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, .value.integer = CONNECT_MS},
         {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, .value.integer = 1000},
         {.type = GRPC_ARG_INTEGER, .key = GRPC_ARG_ENABLE_HTTP_PROXY, .value.integer = 0},
     };

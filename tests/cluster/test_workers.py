@@ -11,6 +11,7 @@ import time
 import cairn
 import grpc
 import pytest
+from cairn.connection import open_channel
 from cairn.v1 import command_pb2, command_pb2_grpc
 from cluster import SLOW, Cluster, wait_until
 
@@ -114,8 +115,8 @@ def test_a_killed_workers_commands_run_at_another(three_without_modules):
 class RawWorker:
     """A worker that answers whatever a test wants."""
 
-    def __init__(self, endpoint, answer):
-        self._channel = grpc.insecure_channel(endpoint)
+    def __init__(self, endpoint, answer, tls=None):
+        self._channel = open_channel(endpoint, tls)
         self._out = []
         self._more = threading.Condition()
         self._answer = answer
