@@ -1,5 +1,6 @@
 """The Debian package: installed, started, upgraded and purged in a root of its own over this machine's."""
 
+import json
 import os
 import pathlib
 import shutil
@@ -95,6 +96,19 @@ def test_the_unit_is_sound(package, tmp_path):
     level = subprocess.run(["systemd-analyze", "security", "--offline=true", "--threshold=25", path],
                            capture_output=True, text=True)
     assert level.returncode == 0, level.stdout[-400:]
+
+
+def test_the_programs_are_hardened(package, tmp_path):
+    """Position-independent, relocations read-only, stack protector, fortified libc calls, no executable stack."""
+    subprocess.run(["dpkg-deb", "--extract", package, tmp_path], check=True)
+    programs = [path for path in (tmp_path / "usr/bin").iterdir() if path.read_bytes()[:4] == b"\x7fELF"]
+    assert {"cairnd", "cairnctl"} <= {path.name for path in programs}
+    for path in programs:
+        done = subprocess.run(["checksec", "--format=json", f"--file={path}"], capture_output=True, text=True, check=True)
+        [found] = json.loads(done.stdout).values()
+        assert {name: found[name] for name in ("relro", "canary", "nx", "pie", "rpath", "runpath", "fortify_source")} == {
+            "relro": "full", "canary": "yes", "nx": "yes", "pie": "yes", "rpath": "no", "runpath": "no",
+            "fortify_source": "yes"}, path
 
 
 class Notify:
