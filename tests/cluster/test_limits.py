@@ -106,7 +106,7 @@ def test_one_identity_has_only_so_many_calls_in_flight(node, pki):
     worker = RawWorker(node.endpoint, executions.append, pki.tls("client", "worker"))  # never answers
     assert worker.registered.wait(10 * SLOW)
     with Caller(node, pki.tls("client", "greedy")) as greedy, Caller(node, pki.tls("client", "other")) as other:
-        held = [greedy.start("raw", f"held-{i}", timeout=5) for i in range(4)]
+        held = [greedy.start("raw", f"held-{i}", timeout=5 / SLOW) for i in range(4)]
         wait_until(lambda: len(executions) == 4, 10 * SLOW, "all four are there")
         refused = greedy.put()
         assert (refused.code, refused.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "IN_FLIGHT_LIMITED")
@@ -304,6 +304,7 @@ def test_a_connection_without_calls_is_closed(node):
     assert is_served(node)
 
 
+@pytest.mark.slow  # a sanitizer has a memory of its own
 def test_endless_headers_cost_bounded_memory(node):
     node = node("--connection-memory", "16MiB")
     assert is_served(node)

@@ -132,6 +132,7 @@ def test_a_failing_event_comes_again_and_is_parked_at_last(three, client):
     assert len(journal.ids()) == total(client) - 1
 
 
+@pytest.mark.slow
 def test_parked_events_are_tried_once_more(three, client):
     journal, cured = Journal(), threading.Event()
 

@@ -183,6 +183,7 @@ def test_all_nodes_killed_at_once_lose_nothing(three):
         load.check(client)
 
 
+@pytest.mark.slow
 def test_a_node_that_missed_more_than_the_log_catches_up():
     """One partition, so that its log is trimmed past what the sleeping node has."""
     with Cluster(3, arguments=("--partitions", "1")) as three:
