@@ -149,6 +149,8 @@ static void send_gossip(struct control *control, struct bytes address, struct by
     pthread_mutex_unlock(&control->links_lock);
 }
 
+/* `now` may lie before what this turn has used already: a difference would be huge, and cut off everybody who was
+ * written to in a turn of more than a millisecond. */
 static void close_idle(struct control *control, uint64_t now)
 {
     struct gossip_link **at = &control->links;
@@ -156,14 +158,15 @@ static void close_idle(struct control *control, uint64_t now)
     pthread_mutex_lock(&control->links_lock);
     while (*at != NULL) {
         struct gossip_link *link = *at;
+        bool idle = link->last_used + IDLE_MS < now;
 
-        if (now - link->last_used > IDLE_MS && now >= link->muted_until && link->stream == NULL) {
+        if (idle && now >= link->muted_until && link->stream == NULL) {
             *at = link->next; /* addresses come and go: they must not pile up */
             rpc_channel_free(link->channel);
             free(link);
             continue;
         }
-        if (link->stream != NULL && now - link->last_used > IDLE_MS)
+        if (link->stream != NULL && idle)
             rpc_stream_cancel(link->stream);
         at = &link->next;
     }

@@ -52,9 +52,12 @@ static enum status take_token(struct allowance *a, const struct limits *limits, 
 
     if (limits->rate == 0)
         return STATUS_OK;
-    a->tokens = a->filled_ms == 0 ? most : a->tokens + (double)(now_ms - a->filled_ms) * most / 1000;
+    if (a->filled_ms == 0)
+        a->tokens = most;
+    else if (now_ms > a->filled_ms) /* two threads may come in another order than their clocks were read in */
+        a->tokens += (double)(now_ms - a->filled_ms) * most / 1000;
     a->tokens = a->tokens > most ? most : a->tokens;
-    a->filled_ms = now_ms;
+    a->filled_ms = now_ms > a->filled_ms ? now_ms : a->filled_ms;
     if (a->tokens < 1) {
         (void)fault_set(fault, STATUS_EXHAUSTED, "RATE_LIMITED", "%s asked more than %u times in a second", a->identity,
                         limits->rate);

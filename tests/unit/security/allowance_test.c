@@ -41,6 +41,7 @@ static void no_more_than_the_rate_in_any_second(void **state)
         taken += allowance_begin(a, USE_CALL, &limits, 100000, &fault) == STATUS_OK;
     assert_int_equal(taken, 100);
     assert_status(allowance_begin(a, USE_CALL, &limits, 100000, &fault), STATUS_EXHAUSTED);
+    assert_status(allowance_begin(a, USE_CALL, &limits, 99999, &fault), STATUS_EXHAUSTED); /* read before, came later */
     assert_ok(allowance_begin(a, USE_CALL, &limits, 100000 + fault.retry_ms, &fault)); /* as it was told */
     allowance_drop(a);
 }
