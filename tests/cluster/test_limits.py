@@ -130,9 +130,14 @@ def test_one_identity_has_only_so_many_streams(node, pki):
         assert [s.refused for s in standing] == [None] * 3
         assert Subscription(greedy).refused == "STREAMS_LIMITED"
         assert greedy.put() is None  # calls are counted apart
-        assert Subscription(other).refused is None
+        standing.append(Subscription(other))  # kept: one that nobody has is cancelled
+        assert standing[-1].refused is None
         standing[0].call.cancel()
-        wait_until(lambda: Subscription(greedy).refused is None, 10 * SLOW, "another in its place")
+
+        def in_its_place():
+            standing.append(Subscription(greedy))
+            return standing[-1].refused is None
+        wait_until(in_its_place, 10 * SLOW, "another in its place")
         assert Subscription(greedy).refused == "STREAMS_LIMITED"
 
 
