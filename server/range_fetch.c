@@ -182,7 +182,7 @@ static void on_message(void *user, struct rpc_stream *stream, struct bytes messa
     fetch->all->allowance -= (int64_t)message.len;
     pthread_mutex_unlock(&fetch->all->lock);
 
-    if (status == STATUS_OK && part.family >= STORE_LOG && part.pair_count > 0)
+    if (status == STATUS_OK && part.pair_count > 0 && !store_family_is_shipped(part.family))
         status = fault_set(&fault, STATUS_INVALID, "MALFORMED_MESSAGE", "family %u isn't shipped",
                            part.family);
     if (status == STATUS_OK && part.refusal.len == 0)

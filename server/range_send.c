@@ -10,9 +10,6 @@
 
 enum { PAGES_AHEAD = 2 };
 
-static const enum store_family range_families[] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
-                                                   STORE_OUTCOMES, STORE_CURSORS};
-
 struct range_sends {
     struct node *node;
     struct mailbox box;
@@ -91,13 +88,13 @@ static void send_last(struct range_stream *range)
 static enum status read_page(struct range_stream *range, struct buffer *out, struct fault *fault)
 {
     struct store_key end = key_partition_end((uint16_t)range->partition);
-    struct store_cursor *cursor = store_cursor_new(range->node->store, range_families[range->family],
+    struct store_cursor *cursor = store_cursor_new(range->node->store, store_range_families[range->family],
                                                    buffer_bytes(&range->next), key_bytes(&end), false);
     enum status status = STATUS_OK;
     struct bytes key;
     struct bytes value;
 
-    wire_range_part_begin(out, range_families[range->family]);
+    wire_range_part_begin(out, store_range_families[range->family]);
     while (out->len < RANGE_PAGE_BYTES) {
         status = store_cursor_next(cursor, &key, &value, fault);
         if (status != STATUS_OK)
@@ -127,7 +124,7 @@ static bool send_page(struct range_stream *range)
     struct fault fault;
     enum status status;
 
-    if (range->family == COUNT_OF(range_families)) {
+    if (range->family == STORE_RANGE_FAMILIES) {
         send_last(range);
         return false;
     }

@@ -1141,17 +1141,15 @@ void partition_configuration(const struct partition *p, struct partition_configu
             out->newest_voters.replicas[out->newest_voters.count++] = raft->configuration.servers[i].id;
 }
 
-static const enum store_family range_families[] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
-                                                   STORE_OUTCOMES, STORE_CURSORS, STORE_LOG};
-
 void partition_drop(struct partition *p, const struct turn *turn)
 {
     static const char *const names[] = {"applied", "checkpoint"};
     struct store_key begin = key_partition_begin(p->settings.id);
     struct store_key end = key_partition_end(p->settings.id);
 
-    for (size_t i = 0; i < COUNT_OF(range_families); i++)
-        store_batch_delete_range(turn->batch, range_families[i], key_bytes(&begin), key_bytes(&end));
+    for (size_t i = 0; i < STORE_RANGE_FAMILIES; i++)
+        store_batch_delete_range(turn->batch, store_range_families[i], key_bytes(&begin), key_bytes(&end));
+    store_batch_delete_range(turn->batch, STORE_LOG, key_bytes(&begin), key_bytes(&end));
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         struct store_key key = key_partition_meta(p->settings.id, names[i]);
 

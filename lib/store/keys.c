@@ -142,6 +142,17 @@ uint64_t key_last_number(struct bytes key)
     return value;
 }
 
+const enum store_family store_range_families[STORE_RANGE_FAMILIES] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
+                                                                      STORE_OUTCOMES, STORE_CURSORS};
+
+bool store_family_is_shipped(uint32_t family)
+{
+    for (size_t i = 0; i < STORE_RANGE_FAMILIES; i++)
+        if (store_range_families[i] == family)
+            return true;
+    return false;
+}
+
 const char *store_family_name(enum store_family family)
 {
     static const char *const names[STORE_FAMILIES] = {

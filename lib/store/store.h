@@ -118,6 +118,11 @@ struct store_key key_partition_meta(uint16_t partition, const char *name);
 struct store_key key_partition_begin(uint16_t partition);
 struct store_key key_partition_end(uint16_t partition);
 
+/* What a replica is made of besides its log: these are shipped to who gets one, and go with it. */
+enum { STORE_RANGE_FAMILIES = 5 };
+extern const enum store_family store_range_families[STORE_RANGE_FAMILIES];
+bool store_family_is_shipped(uint32_t family);
+
 struct bytes key_bytes(const struct store_key *key);
 uint64_t key_last_number(struct bytes key); /* the u64 at the end of a key */
 const char *store_family_name(enum store_family family);

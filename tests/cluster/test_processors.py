@@ -113,6 +113,29 @@ def test_a_group_goes_on_where_it_was(three, client):
         assert len(second.ids()) < len(first.ids()) / 2
 
 
+def test_where_a_group_stands_moves_with_its_home():
+    """Another node gets a replica of everything, also of the partition that keeps the group's cursors."""
+    with Cluster(3, arguments=("--balance-after", "500ms")) as cluster:
+        with cairn.Client(cluster.endpoints, timeout=60 * SLOW, try_timeout=1 * SLOW) as client:
+            for number in range(100):
+                put(client, number)
+            first, second = Journal(), Journal()
+            with Member(cluster, "mover", first):
+                wait_for(first, total(client))
+            wait_until(lambda: all(p.lag == 0 for p in client.group("mover").partitions), 20 * SLOW, "kept cursors")
+            cluster.add("n4").start()
+            cluster.nodes[3].wait_ready()
+            client.drain_node("n1")
+            wait_until(lambda: next(m for m in client.topology().members if m.name == "n1").replicas == 0, 60 * SLOW,
+                       "n1 is empty", 0.1)
+            cluster.nodes[0].stop()
+            cluster.nodes[1].kill()  # n3 and n4 decide
+            put(client, 1200)
+            with Member(cluster, "mover", second):
+                wait_until(lambda: "put 1200" in second.ids(), 60 * SLOW, "the next event")
+            assert second.ids() == {"put 1200"}
+
+
 def test_a_failing_event_comes_again_and_is_parked_at_last(three, client):
     journal, attempts = Journal(), []
 

@@ -794,9 +794,6 @@ void node_executed(struct node *n, void *what)
 
 /* ---- ranges ---- */
 
-static const enum store_family range_families[] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
-                                                   STORE_OUTCOMES, STORE_CURSORS};
-
 void node_damaged(struct node *n, uint16_t partition, const struct fault *fault)
 {
     begin_turn(n);
@@ -829,14 +826,14 @@ static bool fetch_range(struct node *n, uint16_t p, uint64_t index, struct appli
         arena_release(&arena);
         return false;
     }
-    for (size_t f = 0; f < COUNT_OF(range_families) && status == STATUS_NOT_FOUND; f++) {
+    for (size_t f = 0; f < STORE_RANGE_FAMILIES && status == STATUS_NOT_FOUND; f++) {
         struct store_batch *batch = store_batch_new(n->store);
-        struct store_cursor *cursor = store_cursor_new(source->store, range_families[f],
+        struct store_cursor *cursor = store_cursor_new(source->store, store_range_families[f],
                                                        key_bytes(&from), key_bytes(&to), false);
         struct bytes key;
 
         while ((status = store_cursor_next(cursor, &key, &value, &fault)) == STATUS_OK)
-            store_batch_put(batch, range_families[f], key, value);
+            store_batch_put(batch, store_range_families[f], key, value);
         store_cursor_free(cursor);
         if (store_write(n->store, batch, true, &fault) != STATUS_OK)
             abort(); /* memory */
@@ -902,7 +899,7 @@ static enum status walk(struct node *n, enum store_family family, uint16_t parti
 
 void node_rot(struct node *n, uint16_t partition, uint64_t number)
 {
-    enum store_family family = range_families[number % COUNT_OF(range_families)];
+    enum store_family family = store_range_families[number % STORE_RANGE_FAMILIES];
     struct buffer key = {0};
     struct fault fault;
 
@@ -920,9 +917,9 @@ void node_scrub(struct node *n)
     struct fault fault;
 
     for (uint16_t p = 0; p <= PARTITIONS; p++)
-        for (size_t f = 0; f < COUNT_OF(range_families); f++)
+        for (size_t f = 0; f < STORE_RANGE_FAMILIES; f++)
             if (engine_replica(n->engine, p) != NULL &&
-                walk(n, range_families[f], p, UINT64_MAX, &key, &fault) == STATUS_DAMAGED)
+                walk(n, store_range_families[f], p, UINT64_MAX, &key, &fault) == STATUS_DAMAGED)
                 node_damaged(n, p, &fault);
     buffer_release(&key);
 }
