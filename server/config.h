@@ -56,6 +56,7 @@ struct config {
     char token_keys[512];
     char token_audience[128];
     char audit_log[512];
+    char master_key[512];
     uint64_t identity_rate;
     uint64_t identity_in_flight;
     uint64_t identity_streams;

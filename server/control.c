@@ -563,6 +563,7 @@ static void look_around(struct control *control, uint64_t now)
         return;
     control->next_look = now + 1000;
     access_tick(control->node);
+    subjects_tick(control->node);
     look_at_disk(control->node);
     tell_refused_connections(control);
 }

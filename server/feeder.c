@@ -360,6 +360,15 @@ static bool give(struct feed *feed)
         status = subscription_next(feed->subscription, clock_monotonic_ms(), &message, &partition, &fault);
         METRIC_ADD(feed->node, events_given, subscription_given(feed->subscription) - before);
     }
+    if (message.len > 0 && (status == STATUS_OK || status == STATUS_NOT_FOUND)) {
+        enum status revealed = subjects_reveal(feed->node, &message, &fault);
+
+        if (revealed != STATUS_OK) {
+            buffer_release(&message);
+            message = (struct buffer){0};
+            status = revealed == STATUS_DAMAGED ? STATUS_FAILED : revealed;
+        }
+    }
     if (message.len > 0 && feed->stream == NULL)
         feed->sink(feed, buffer_bytes(&message));
     else if (message.len > 0 || (status == STATUS_NOT_FOUND && feed->question.kind == QUERY_COUNT))

@@ -233,6 +233,7 @@ static enum status serve(struct node *node, struct fault *fault)
         {"/cairn.v1.ClusterService/DrainNode", node, ACCESS_OPERATE, drain_node_call, NULL},
         {"/cairn.v1.ClusterService/RemoveNode", node, ACCESS_OPERATE, remove_node_call, NULL},
         {"/cairn.v1.ClusterService/TransferOwnership", node, ACCESS_OPERATE, transfer_ownership_call, NULL},
+        {"/cairn.v1.ClusterService/ForgetSubject", node, ACCESS_OPERATE, forget_subject_call, NULL},
         {"/cairn.v1.ClusterService/UpdateSettings", node, ACCESS_OPERATE, update_settings_call, NULL},
         {"/cairn.peer.v1.PeerService/Link", node, ACCESS_NODE, NULL, &peer_link_events},
         {"/cairn.peer.v1.PeerService/Gossip", node, ACCESS_NODE, NULL, &peer_gossip_events},
@@ -305,6 +306,8 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
         status = open_data(node, fault);
     if (status == STATUS_OK)
         status = access_new(node, fault);
+    if (status == STATUS_OK)
+        status = subjects_new(node, fault);
     if (status == STATUS_OK)
         status = audit_new(node, fault);
     if (status != STATUS_OK)
@@ -451,6 +454,7 @@ static void stop(struct node *node, struct http *http)
     placements_free(node->placements);
     orders_free(node->orders);
     console_free(node->console);
+    subjects_free(node);
     store_free(node->store);
     modules_free(node->modules);
 }

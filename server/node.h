@@ -65,6 +65,7 @@ struct node {
     struct range_fetches *range_fetches;
     struct range_sends *range_sends;
     struct access *access; /* NULL without TLS */
+    struct subjects *subjects;
     struct audit *audit;   /* NULL without an audit log */
     struct read_relays *read_relays;
     struct feeder *feeder;
@@ -110,6 +111,7 @@ enum letter_kind {
     LETTER_INSTALLED,       /* struct installed_letter */
     LETTER_DAMAGED,         /* struct damaged_letter */
     LETTER_SEND,            /* struct send_letter: something for a peer's next frame */
+    LETTER_VAULT,           /* struct letter: other master keys */
     LETTER_PLACED,          /* struct letter: another shard learned a newer placement */
     LETTER_ORDER,           /* struct order_letter */
     LETTER_TRANSFER,        /* struct letter: hand all ownerships over */
@@ -133,6 +135,8 @@ struct request {
     struct rpc_call *call;
     struct dispatch_session *session;
     void *caller; /* of the call or stream; borrowed until the request is started */
+    void *user;    /* of whoever isn't a client's call or stream */
+    bool fixed_partition; /* not that of the aggregate's id */
     void *counted; /* of a command in a stream: see access_command_begins() */
 };
 
@@ -267,6 +271,8 @@ void storage_write_for(struct storage *storage, struct store_batch *batch,
 /* The same past the log: lasting once storage_flush() of its families is done. */
 void storage_write_bulk(struct storage *storage, struct store_batch *batch,
                         void (*done)(void *context, bool written), void *context);
+/* Behind what was sent to be written: nothing that it deleted of the partition's keys and log stays on the disk. */
+void storage_forget(struct storage *storage, uint32_t partition);
 /* `families` has a bit for each. `done` is called from the flush thread. */
 void storage_flush(struct storage *storage, uint32_t families, void (*done)(void *context, bool written),
                    void *context);
@@ -498,6 +504,16 @@ void local_bus_stop(struct local_bus *bus); /* after the loop is gone; letters t
 void local_bus_free(struct local_bus *bus);
 
 /* ---- services: their methods, for main.c ---- */
+
+/* ---- subjects.c ---- */
+
+MUST_USE enum status subjects_new(struct node *node, struct fault *fault);
+void subjects_free(struct node *node); /* after all threads */
+void subjects_tick(struct node *node); /* once a second; control thread */
+const struct vault *subjects_vault(const struct node *node); /* NULL without master keys; lives as long as the node */
+/* A message of events, as SubscribeResponse has them: what is sealed in it becomes what it was. Any thread. */
+MUST_USE enum status subjects_reveal(struct node *node, struct buffer *message, struct fault *fault);
+void forget_subject_call(void *context, struct rpc_call *call, struct bytes request);
 
 extern const struct rpc_stream_events dispatch_stream_events;
 /* Those whose commands were refused for now; from the control thread, again and again. */

@@ -27,6 +27,7 @@ struct range_fetch {
     struct applied applied; /* of the whole range, once it is complete */
     size_t attempts;
     struct rpc_stream *throttled; /* held; goes on when the limit allows more */
+    struct buffer keys; /* hashes of the subjects' keys that came, a u64 each */
     bool complete;
     bool unwanted; /* stop, and say so */
     bool done;
@@ -115,6 +116,11 @@ static enum status write_pairs(struct range_fetch *fetch, struct rpc_stream *str
     if (part->pair_count == 0)
         return STATUS_OK;
     batch = storage_take_batch(node->storage);
+    for (size_t i = 0; i < part->pair_count && part->family == STORE_KEYS; i++) {
+        uint64_t hash = hash_bytes(part->pairs[i].key);
+
+        buffer_add(&fetch->keys, &hash, sizeof hash);
+    }
     for (size_t i = 0; i < part->pair_count; i++)
         store_batch_put(batch, (enum store_family)part->family, part->pairs[i].key,
                         part->pairs[i].value);
@@ -157,16 +163,64 @@ static void installed(void *context, bool written)
     atomic_fetch_sub(&fetch->writing, 1);
 }
 
+static int by_number(const void *a, const void *b)
+{
+    uint64_t x = *(const uint64_t *)a;
+    uint64_t y = *(const uint64_t *)b;
+
+    return x < y ? -1 : x > y;
+}
+
+/* Keys that this replica had and the sender hasn't: their subjects were forgotten while it was away. NULL for none. */
+static struct store_batch *destroyed_meanwhile(struct range_fetch *fetch)
+{
+    struct node *node = fetch->all->node;
+    struct store_key from = key_partition_begin((uint16_t)fetch->partition);
+    struct store_key to = key_partition_end((uint16_t)fetch->partition);
+    struct store_cursor *cursor =
+        store_cursor_new(node->store, STORE_KEYS, key_bytes(&from), key_bytes(&to), false);
+    size_t count = fetch->keys.len / sizeof(uint64_t);
+    struct store_batch *batch = NULL;
+    struct bytes key, value;
+    struct fault fault;
+
+    if (count > 0)
+        qsort(fetch->keys.data, count, sizeof(uint64_t), by_number);
+    while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK) {
+        uint64_t hash = hash_bytes(key);
+
+        if (count > 0 && bsearch(&hash, fetch->keys.data, count, sizeof hash, by_number) != NULL)
+            continue;
+        if (batch == NULL)
+            batch = storage_take_batch(node->storage);
+        store_batch_delete(batch, STORE_KEYS, key);
+    }
+    store_cursor_free(cursor);
+    return batch;
+}
+
 /* All pages are written; those past the log must be on disk before anybody relies on them. */
+static void settled(void *context, bool written)
+{
+    struct range_fetch *fetch = context;
+
+    if (fetch->unlogged == 0 || !written)
+        installed(fetch, written);
+    else
+        storage_flush(fetch->all->node->storage, fetch->unlogged, installed, fetch);
+}
+
 static void install(struct range_fetch *fetch, const struct applied *applied)
 {
+    struct store_batch *destroyed = destroyed_meanwhile(fetch);
+
     fetch->complete = true;
     fetch->applied = *applied;
     atomic_fetch_add(&fetch->writing, 1);
-    if (fetch->unlogged == 0)
-        installed(fetch, true);
+    if (destroyed == NULL)
+        settled(fetch, true);
     else
-        storage_flush(fetch->all->node->storage, fetch->unlogged, installed, fetch);
+        storage_write_for(fetch->all->node->storage, destroyed, settled, fetch);
 }
 
 static void on_message(void *user, struct rpc_stream *stream, struct bytes message)
@@ -244,6 +298,7 @@ static void dial(struct range_fetch *fetch)
         fetch->retry_ms = clock_monotonic_ms() + RETRY_MS;
         return;
     }
+    fetch->keys.len = 0;
     rpc_channel_free(fetch->channel);
     fetch->channel = rpc_channel_new(node->loop, address, GRPC_MESSAGE_BYTES_MAX, access_peer_tls(node));
     fetch->stream = rpc_stream_open(fetch->channel, "/cairn.peer.v1.PeerService/FetchRange",
@@ -319,6 +374,7 @@ void range_fetches_tick(struct range_fetches *all, uint64_t now_ms)
         if (fetch->done && atomic_load(&fetch->writing) == 0) {
             *at = fetch->next;
             rpc_channel_free(fetch->channel);
+            buffer_release(&fetch->keys);
             free(fetch);
             continue;
         }

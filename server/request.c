@@ -41,7 +41,7 @@ static void note(const struct request *r, const struct outcome *outcome, const s
     const struct command *command = &r->routed.admitted.command;
     char who[IDENTITY_BYTES_MAX + 1];
 
-    if (r->node->audit == NULL)
+    if (r->node->audit == NULL || command->kind == COMMAND_FORGET) /* that is one order to all partitions */
         return;
     snprintf(who, sizeof who, "%.*s", (int)command->principal.len, (const char *)command->principal.data);
     audit(r->node, &(struct audit_entry){
@@ -103,7 +103,8 @@ enum status request_start(struct request *request, struct bytes packed, enum com
     }
     make_id(request);
     request->routed.admitted.deadline_ms = deadline_ms;
-    request->routed.partition = node_partition_of(node, command->aggregate_id);
+    if (!request->fixed_partition)
+        request->routed.partition = node_partition_of(node, command->aggregate_id);
     shard_send(node_shard_of(node, request->routed.partition), &request->letter);
     return STATUS_OK;
 }

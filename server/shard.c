@@ -31,6 +31,12 @@ static void effect_persist(void *context, struct store_batch *batch, uint64_t ti
     struct shard *shard = context;
 
     storage_write(shard->node->storage, shard, batch, ticket);
+    for (uint32_t p = 0; shard->any_forgot && p <= PARTITIONS_MAX; p++)
+        if ((shard->forgot[p / 64] >> p % 64 & 1) != 0)
+            storage_forget(shard->node->storage, p);
+    if (shard->any_forgot)
+        memset(shard->forgot, 0, sizeof shard->forgot);
+    shard->any_forgot = false;
 }
 
 static struct store_batch *effect_empty_batch(void *context)
@@ -158,6 +164,14 @@ static void effect_forget(void *context, uint32_t partition, uint64_t ticket)
     local_bus_forget(shard->node->local_bus, shard, partition, ticket);
 }
 
+static void effect_forgot(void *context, uint32_t partition)
+{
+    struct shard *shard = context;
+
+    shard->forgot[partition / 64] |= 1ULL << partition % 64;
+    shard->any_forgot = true;
+}
+
 static void effect_stored(void *context, uint32_t partition)
 {
     feeder_notify(((struct shard *)context)->node->feeder, partition);
@@ -253,6 +267,7 @@ static const struct engine_effects effects = {
     .clock_us = effect_clock_us,
     .publish = effect_publish,
     .forget = effect_forget,
+    .forgot = effect_forgot,
     .need_range = effect_need_range,
     .stop_range = effect_stop_range,
     .committed = effect_committed,
@@ -343,6 +358,7 @@ static void start(struct shard *shard)
         .snapshot_after_us = config->snapshot_after_ms * 1000,
         .cache_bytes = AGGREGATE_CACHE_BYTES / share,
         .cache_count = AGGREGATE_CACHE_COUNT / share,
+        .vault = subjects_vault(node),
         .seed = random_u64(),
     };
     struct engine_effects here = effects;
@@ -441,6 +457,9 @@ static void take_letter(struct shard *shard, struct letter *letter)
         buffer_add(engine_outbox(engine, send->to), send->part.data, send->part.len);
         break;
     }
+    case LETTER_VAULT:
+        engine_set_vault(engine, subjects_vault(shard->node));
+        break;
     case LETTER_PLACED:
         take_placement(shard);
         break;

@@ -12,6 +12,8 @@ struct shard {
     struct shard_view view;
     struct engine *engine; /* NULL until the cluster is founded */
     bool stopping;
+    uint64_t forgot[PARTITIONS_MAX / 64 + 1]; /* in this turn: a bit for each partition */
+    bool any_forgot;
     struct reading *readings;
 };
 

@@ -23,6 +23,9 @@ struct write_order {
 struct flush_order {
     struct mail mail;
     uint32_t families; /* one bit each; 0: stop */
+    struct storage *storage;
+    bool forget;       /* instead: nothing that was deleted of the partition's keys and log stays on disk */
+    uint32_t partition;
     void (*done)(void *context, bool written);
     void *context;
 };
@@ -161,6 +164,25 @@ static void flush(struct storage *storage, const struct flush_order *order)
     order->done(order->context, !atomic_load(&node->failed));
 }
 
+/* The write that deleted them is among those before: it was sent to storage before this order. Memory tables first,
+ * so that the write-ahead log goes as well; then what lies below the deletions. */
+static void forget(struct storage *storage, uint32_t partition)
+{
+    static const enum store_family families[] = {STORE_KEYS, STORE_LOG};
+    struct store_key from = key_partition_begin((uint16_t)partition);
+    struct store_key to = key_partition_end((uint16_t)partition);
+    struct fault fault;
+    enum status status = STATUS_OK;
+
+    for (int family = 0; family < STORE_FAMILIES && status == STATUS_OK; family++)
+        status = store_flush(storage->node->store, (enum store_family)family, &fault);
+    for (size_t i = 0; i < COUNT_OF(families) && status == STATUS_OK; i++)
+        status = store_compact(storage->node->store, families[i], key_bytes(&from), key_bytes(&to), &fault);
+    if (status != STATUS_OK)
+        journal(JOURNAL_ERROR, "forget-incomplete",
+                "keys that were destroyed may still lie on the disk: %s; give the order to forget again", fault.message);
+}
+
 static void *run_flushes(void *context)
 {
     struct storage *storage = context;
@@ -173,7 +195,9 @@ static void *run_flushes(void *context)
             struct flush_order *order = CONTAINER_OF(mail, struct flush_order, mail);
 
             mail = mail->next;
-            if (order->families == 0)
+            if (order->forget)
+                forget(storage, order->partition);
+            else if (order->families == 0)
                 go_on = false;
             else
                 flush(storage, order);
@@ -232,6 +256,26 @@ void storage_flush(struct storage *storage, uint32_t families, void (*done)(void
 
     *order = (struct flush_order){.families = families, .done = done, .context = context};
     mailbox_send(&storage->flush_box, &order->mail);
+}
+
+static void pass_on(void *context, bool written)
+{
+    struct flush_order *order = context;
+
+    if (written)
+        mailbox_send(&order->storage->flush_box, &order->mail);
+    else
+        free(order);
+}
+
+void storage_forget(struct storage *storage, uint32_t partition)
+{
+    struct flush_order *order = memory_zero(1, sizeof *order);
+
+    order->storage = storage;
+    order->forget = true;
+    order->partition = partition;
+    storage_write_bulk(storage, storage_take_batch(storage), pass_on, order);
 }
 
 static void stop_flushes(struct storage *storage)

@@ -20,6 +20,7 @@
 
 #include "base/base.h"
 #include "store/store.h"
+#include "subject/subject.h"
 #include "wire/wire.h"
 
 struct aggregates;
@@ -45,6 +46,7 @@ struct aggregates_settings {
     uint64_t snapshot_after_us; /* building a state that takes so long is worth one; 0 for none */
     size_t cache_bytes;
     size_t cache_count;
+    const struct vault *vault; /* NULL: nothing is sealed here */
 };
 
 struct aggregates_effects {
@@ -73,6 +75,8 @@ struct aggregates_effects {
     bool (*publish)(void *context, uint64_t ticket, const struct command_record *record);
     /* What is published isn't waited for any more. */
     void (*forget)(void *context, uint64_t ticket);
+    /* Keys are destroyed with the batch of a committed entry: what the log has of them must go. On every replica. */
+    void (*forgot)(void *context);
     /* A record is damaged. True: another replica takes over, and has it. */
     bool (*damaged)(void *context, const struct fault *fault);
     uint64_t (*clock_us)(void *context); /* monotonic, for how long loading takes */
@@ -121,12 +125,16 @@ void aggregates_tick(struct aggregates *aggregates, struct moment moment);
 MUST_USE enum status event_for_module(const struct cairn_aggregate_type *type, const struct event *event,
                                       struct arena *arena, struct cairn_event *seen, struct fault *fault);
 
+/* Other master keys, from now on. */
+void aggregates_set_vault(struct aggregates *aggregates, const struct vault *vault);
+
 struct aggregates_view {
     size_t cached;
     size_t waiting;   /* commands in mailboxes */
     size_t in_flight; /* decided, not yet stored */
     size_t executing; /* at workers */
     size_t processing; /* committed, waiting for subscribing processors */
+    bool rewrapping;   /* keys are looked through: see aggregates_set_vault() */
 };
 struct aggregates_view aggregates_view(const struct aggregates *aggregates);
 

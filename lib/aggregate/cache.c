@@ -58,6 +58,7 @@ void cache_unload(struct aggregates *all, struct aggregate *a)
     a->state = NULL;
     a->loaded = false;
     a->worker = 0;
+    sealing_unload(a);
     cache_resize(all, a, 0);
 }
 

@@ -124,14 +124,19 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
             .revision = d->events[i].revision,
             .origin = asked->origin,
             .principal = asked->principal,
+            .subject = d->events[i].subject.len > 0 ? d->events[i].subject : asked->subject,
         };
 
+        if (a->state != NULL)
+            status = aggregate_evolve(a, &event, fault);
+        if (status == STATUS_OK)
+            status = seal_event(all, a, &event, &arena, fault);
         scratch.len = 0;
         wire_event_pack(&scratch, &event);
         packed[i] = arena_copy(&arena, buffer_bytes(&scratch));
-        if (a->state != NULL)
-            status = aggregate_evolve(a, &event, fault);
     }
+    if (status == STATUS_OK)
+        status = seal_reply(all, asked, &outcome.reply, &arena, fault);
     if (status == STATUS_OK) {
         a->sequence += count;
         a->in_flight++;
@@ -149,6 +154,8 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
             memcpy((void *)a->type.data, asked->aggregate_type.data, asked->aggregate_type.len);
         }
         snapshot_by_module(all, a);
+        if (asked->kind == COMMAND_FORGET)
+            forget_subject(all, asked->subject);
         if (asked->kind == COMMAND_WRITE_SNAPSHOT || asked->kind == COMMAND_DELETE_SNAPSHOT)
             snapshot_by_command(all, a, asked);
         else
@@ -314,6 +321,7 @@ void aggregates_tick(struct aggregates *all, struct moment moment)
         }
     }
     run_parked(all, moment);
+    rewrap_some(all);
 }
 
 /* ---- running a mailbox ---- */
@@ -322,6 +330,8 @@ void aggregates_tick(struct aggregates *all, struct moment moment)
 static enum status prepare(struct aggregates *all, struct aggregate *a,
                            const struct command *command, struct fault *fault)
 {
+    if (command->kind == COMMAND_FORGET) /* of no aggregate */
+        return STATUS_OK;
     if (!a->loaded) {
         enum status status;
 
@@ -369,6 +379,8 @@ static void decide_here(struct aggregates *all, struct aggregate *a, struct infl
     decision_init(&d, &arena);
     if (command->waiters->command.kind == COMMAND_APPEND)
         decision_by_append(&d, &command->waiters->command);
+    else if (command->waiters->command.kind == COMMAND_FORGET)
+        ; /* nothing is decided */
     else if (command->waiters->command.kind != COMMAND_DISPATCH)
         decision_by_snapshot(&d, &command->waiters->command, a->sequence);
     else
@@ -453,6 +465,8 @@ void aggregates_admit(struct aggregates *all, struct admitted *command, struct m
     }
     if (!a->loaded && a->reload_index == 0)
         a->reload_index = all->effects.applied_index(all->effects.context);
+    if (!a->loaded && a->reload_index < all->forget_index)
+        a->reload_index = all->forget_index;
     mailbox_push(all, a, inflight);
     if (!a->parked)
         run(all, a, moment);
@@ -473,6 +487,7 @@ static void discard_open(struct aggregates *all, enum status status)
     } else {
         not_owner(&fault);
     }
+    sealing_discarded(all);
     refusals_void(all, &fault); /* a conflict with events that won't be isn't one (seed 202726) */
     all->open_commands = NULL;
     all->open_end = &all->open_commands;
@@ -497,7 +512,7 @@ static void submit_open(struct aggregates *all)
     uint64_t index = 0;
     enum status status;
 
-    if (all->open_commands == NULL)
+    if (all->open.len == 0)
         return;
     payload = blob_new(all->open.len);
     memcpy(payload->data, all->open.data, all->open.len);
@@ -514,6 +529,7 @@ static void submit_open(struct aggregates *all)
         c->index = index;
         c->aggregate->reload_index = index;
     }
+    sealing_submitted(all, index);
     *all->sent_end = entry;
     all->sent_end = &entry->next;
     all->open_commands = NULL;
@@ -617,6 +633,8 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
     }
     for (size_t i = 0; i < entry.snapshot_count && status == STATUS_OK; i++)
         snapshot_put(all, &entry.snapshots[i], batch);
+    if (status == STATUS_OK)
+        put_keys(all, &entry, batch);
     for (size_t i = 0; i < entry.cursor_count && status == STATUS_OK; i++)
         put_cursor(all, &entry.cursors[i], batch);
     if (mine != NULL && status == STATUS_OK) {
@@ -658,6 +676,7 @@ void aggregates_own(struct aggregates *all, const struct applied *applied)
     all->next_position = applied->next_position;
     all->open_position = applied->next_position;
     all->last_time_ms = applied->last_time_ms;
+    rewrap_begin(all);
 }
 
 static void disown_list(struct aggregates *all, struct inflight *command)
@@ -711,6 +730,7 @@ void aggregates_disown(struct aggregates *all)
     all->unstored = NULL;
     all->unstored_end = &all->unstored;
     refusals_disown(all);
+    sealing_disown(all);
     all->parked = NULL;
     assert(all->known == NULL);
     cache_clear(all);
@@ -751,5 +771,6 @@ struct aggregates_view aggregates_view(const struct aggregates *all)
         .in_flight = HASH_COUNT(all->known),
         .executing = HASH_COUNT(all->executions),
         .processing = HASH_CNT(by_ticket, all->processing),
+        .rewrapping = all->rewrapping,
     };
 }

@@ -51,6 +51,8 @@ static void emit_event(struct cairn_decision *base, const struct cairn_new_event
     copy.payload = copy_payload(d, event->payload);
     if (event->id != NULL)
         copy.id = copy_text(d, event->id);
+    if (event->subject != NULL)
+        copy.subject = copy_text(d, event->subject);
     copy.metadata.count = event->metadata_count;
     copy.metadata.entries = arena_take(d->arena, event->metadata_count * sizeof *copy.metadata.entries);
     for (size_t i = 0; i < event->metadata_count; i++) {
@@ -71,7 +73,7 @@ static void reply(struct cairn_decision *base, const char *type, struct cairn_pa
 {
     struct decision *d = CONTAINER_OF(base, struct decision, base);
 
-    d->reply = (struct reply){true, copy_text(d, type), copy_payload(d, payload)};
+    d->reply = (struct reply){.present = true, .type = copy_text(d, type), .payload = copy_payload(d, payload)};
 }
 
 static void reject(struct cairn_decision *base, const char *reason, const char *message)
@@ -107,6 +109,7 @@ void decision_by_module(struct decision *d, const struct aggregate *a,
         .metadata_count = command->metadata.count,
         .sequence = a->sequence,
         .principal = {command->principal.data, command->principal.len},
+        .subject = {command->subject.data, command->subject.len},
     };
 
     _Static_assert(sizeof(struct cairn_metadata) == sizeof(struct metadata_entry),

@@ -27,8 +27,10 @@ static void answer_packed(struct aggregates *all, struct admitted *command, stru
         refusal_add(all, command, &fault);
     else if (outcome.fingerprint != command->command.fingerprint && !PLANTED(FINGERPRINT_IGNORED))
         refuse_reuse(all, command);
-    else
+    else {
+        open_reply(all, &outcome, &arena);
         all->effects.answer(all->effects.context, command, &outcome, NULL);
+    }
     arena_release(&arena);
 }
 
@@ -95,8 +97,17 @@ void inflight_answer(struct aggregates *all, struct inflight *inflight,
 {
     struct admitted *commands = inflight->waiters;
 
+    struct arena arena = {0};
+    struct outcome opened;
+
     inflight->waiters = NULL;
+    if (outcome != NULL && outcome->reply.sealed_by != 0) {
+        opened = *outcome;
+        open_reply(all, &opened, &arena);
+        outcome = &opened;
+    }
     answer_all(all, commands, outcome, fault);
+    arena_release(&arena);
 }
 
 void inflight_free(struct aggregates *all, struct inflight *inflight)

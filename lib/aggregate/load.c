@@ -86,6 +86,8 @@ static enum status load_state(struct aggregates *all, struct aggregate *a,
         status = store_cursor_next(cursor, &key, &value, fault);
         if (status == STATUS_OK)
             status = wire_event_decode(value, arena, &event, fault);
+        if (status == STATUS_OK)
+            status = event_open(all->settings.vault, all->store, &event, arena, fault);
         if (status == STATUS_OK && event.sequence != next)
             status = fault_set(fault, STATUS_DAMAGED, "EVENT_MISSING",
                                "event %llu of aggregate %.*s is missing",
@@ -114,6 +116,8 @@ enum status aggregate_load(struct aggregates *all, struct aggregate *a, struct b
     uint64_t begun_us = all->effects.clock_us(all->effects.context);
     enum status status = load_head(all, a, &arena, fault);
 
+    if (status == STATUS_OK && a->sequence > 0)
+        status = sealing_load(all, a, fault);
     if (status == STATUS_OK && a->sequence > 0)
         status = snapshot_find(all, a, &kept, &packed, &snapshot, fault);
     a->snapshot_sequence = a->snapshot_tried = snapshot.sequence;
@@ -160,7 +164,11 @@ enum status aggregate_history(struct aggregates *all, struct aggregate *a, uint6
         status = store_cursor_next(cursor, &key, &value, fault);
         if (status != STATUS_OK)
             break;
-        (*packed)[(*count)++] = arena_copy(arena, value);
+        status = event_reveal(all->settings.vault, all->store, arena_copy(arena, value), arena, &(*packed)[*count],
+                              fault);
+        if (status != STATUS_OK)
+            break;
+        (*count)++;
         bytes += value.len;
     }
     store_cursor_free(cursor);

@@ -30,6 +30,8 @@ struct aggregate {
     struct execution *executing;
     struct aggregate *next_parked;
     bool parked;
+    struct bytes *subjects; /* who it has events of, with the uncommitted ones */
+    size_t subject_count;
 };
 
 /* A command that waits, is being decided, or is decided: what dedupe looks at first. */
@@ -102,6 +104,15 @@ struct aggregates {
 
     struct inflight *processing; /* hash by ticket */
     uint64_t next_ticket;
+
+    struct known_key *known_keys;
+    bool open_has_keys; /* the open entry makes or destroys some */
+    bool open_forgets;
+    uint64_t forget_index; /* of the last entry of ours that destroys keys */
+    bool rewrapping;       /* keys may be wrapped by a master key that isn't the first any more */
+    uint64_t rewrap_index; /* not before this is stored */
+    struct store_key rewrap_from;
+    size_t rewrapped;
 
     uint64_t next_position; /* with the uncommitted events */
     uint64_t open_position; /* where the open entry begins */
@@ -193,6 +204,37 @@ MUST_USE enum status snapshot_find(struct aggregates *all, const struct aggregat
                                    struct snapshot *snapshot, struct fault *fault);
 void snapshot_put(struct aggregates *all, const struct snapshot_record *record,
                   struct store_batch *batch);
+
+/* ---- sealing.c ---- */
+
+enum { SNAPSHOT_SEALS_MAX = 8 };
+
+/* Whose events the aggregate has. */
+MUST_USE enum status sealing_load(struct aggregates *all, struct aggregate *aggregate, struct fault *fault);
+void sealing_unload(struct aggregate *aggregate);
+/* The open entry went into the log; it didn't; ownership is gone. */
+void sealing_submitted(struct aggregates *all, uint64_t index);
+void sealing_discarded(struct aggregates *all);
+void sealing_disown(struct aggregates *all);
+/* Look through all keys of the partition, from the next tick on. */
+void rewrap_begin(struct aggregates *all);
+/* Some of them; what is to be wrapped again goes into the open entry. */
+void rewrap_some(struct aggregates *all);
+/* What names a subject, sealed; keys that are made for it go into the open entry. */
+MUST_USE enum status seal_event(struct aggregates *all, struct aggregate *aggregate, struct event *event,
+                                struct arena *arena, struct fault *fault);
+MUST_USE enum status seal_reply(struct aggregates *all, const struct command *command, struct reply *reply,
+                                struct arena *arena, struct fault *fault);
+/* False: of too many subjects to be worth it. */
+bool seal_snapshot(struct aggregates *all, struct aggregate *aggregate, struct snapshot *snapshot,
+                   struct arena *arena);
+MUST_USE enum status open_snapshot(struct aggregates *all, struct snapshot *snapshot, struct arena *arena,
+                                   struct fault *fault);
+/* As processors see them: the same array when none is sealed. */
+struct bytes *open_events(struct aggregates *all, const struct command_record *record, struct arena *arena);
+void open_reply(struct aggregates *all, struct outcome *outcome, struct arena *arena);
+void forget_subject(struct aggregates *all, struct bytes subject);
+void put_keys(struct aggregates *all, const struct log_batch *entry, struct store_batch *batch);
 
 /* ---- refusal.c ---- */
 

@@ -7,9 +7,16 @@
 void publish_or_answer(struct aggregates *all, struct inflight *command, const struct command_record *record)
 {
     uint64_t ticket = all->next_ticket + 1;
+    struct arena arena = {0};
+    struct command_record opened = *record;
+    bool published;
 
-    if (record->event_count == 0 || command->waiters == NULL ||
-        !all->effects.publish(all->effects.context, ticket, record)) {
+    if (record->event_count > 0)
+        opened.packed_events = open_events(all, record, &arena);
+    published = record->event_count > 0 && command->waiters != NULL &&
+                all->effects.publish(all->effects.context, ticket, &opened);
+    arena_release(&arena);
+    if (!published) {
         inflight_answer(all, command, &record->outcome, NULL);
         return;
     }

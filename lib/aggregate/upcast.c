@@ -57,8 +57,10 @@ enum status event_for_module(const struct cairn_aggregate_type *type, const stru
         .causation_id = to_module(event->origin.causation_id),
         .traceparent = to_module(event->origin.traceparent),
         .principal = to_module(event->principal),
+        .subject = to_module(event->subject),
+        .forgotten = event->forgotten,
     };
-    while ((upcaster = find(type, seen)) != NULL) {
+    while (!event->forgotten && (upcaster = find(type, seen)) != NULL) {
         struct cairn_event before = *seen;
         struct upcast upcast = {{become}, arena, seen, false};
 

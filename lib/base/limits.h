@@ -15,6 +15,7 @@
 #define DECISION_BYTES_MAX (4U << 20)
 #define DECISION_EVENTS_MAX 1024
 #define METADATA_ENTRIES_MAX 64
+#define SUBJECT_BYTES_MAX 128
 /* W3C Trace Context: version 00 has 55; 512 of a list must be carried. */
 #define TRACEPARENT_BYTES_MAX 128
 #define TRACESTATE_BYTES_MAX 512

@@ -371,7 +371,7 @@ static void tick_slot(struct engine *engine, struct slot *slot)
         if (slot_route(slot, &note))
             engine->rescan = true;
     }
-    if (aggregates.waiting > 0 || aggregates.executing > 0) {
+    if (aggregates.waiting > 0 || aggregates.executing > 0 || aggregates.rewrapping) {
         aggregates_tick(slot->aggregates, engine->moment);
         slot->touched = true;
     }
@@ -566,6 +566,14 @@ enum status engine_new(struct engine **out, const struct engine_settings *settin
         }
     *out = engine;
     return STATUS_OK;
+}
+
+void engine_set_vault(struct engine *engine, const struct vault *vault)
+{
+    engine->settings.vault = vault;
+    for (size_t i = 0; i < engine->slot_count; i++)
+        if (engine->slots[i].aggregates != NULL)
+            aggregates_set_vault(engine->slots[i].aggregates, vault);
 }
 
 void engine_stop(struct engine *engine)

@@ -80,6 +80,7 @@ struct engine_settings {
     uint64_t snapshot_after_us;
     size_t cache_bytes; /* of one partition */
     size_t cache_count;
+    const struct vault *vault; /* see lib/subject; outlives the engine */
     uint64_t seed;
 };
 
@@ -109,6 +110,8 @@ struct engine_effects {
     /* See aggregate.h; engine_processed() follows when this says true, until it is forgotten. */
     bool (*publish)(void *context, uint32_t partition, uint64_t ticket, const struct command_record *record);
     void (*forget)(void *context, uint32_t partition, uint64_t ticket);
+    /* A subject's keys go with this turn's batch, and its log is trimmed: make the disk forget them as well. */
+    void (*forgot)(void *context, uint32_t partition);
     /* See partition.h; engine_installed() follows. */
     void (*need_range)(void *context, uint32_t partition, uint64_t leader, uint64_t index,
                        uint64_t term);
@@ -137,6 +140,9 @@ MUST_USE enum status engine_new(struct engine **out, const struct engine_setting
                                 struct moment moment, struct fault *fault);
 /* After engine_stop(), or when the node dies. */
 void engine_free(struct engine *engine);
+
+/* Other master keys, from now on. */
+void engine_set_vault(struct engine *engine, const struct vault *vault);
 
 /* ---- the turn ---- */
 

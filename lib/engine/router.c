@@ -167,6 +167,8 @@ enum status routed_decode(struct routed *r, struct bytes packed, enum command_ki
         return wire_dispatch_decode(packed, &r->arena, command, fault);
     if (kind == COMMAND_WRITE_SNAPSHOT)
         return wire_write_snapshot_decode(packed, &r->arena, command, fault);
+    if (kind == COMMAND_FORGET)
+        return wire_forget_decode(packed, &r->arena, command, fault);
     if (kind == COMMAND_DELETE_SNAPSHOT)
         return wire_delete_snapshot_decode(packed, &r->arena, command, fault);
     return fault_set(fault, STATUS_INVALID, "MALFORMED_MESSAGE", "unknown kind of request %d",
@@ -199,8 +201,9 @@ void router_take_forwarded(struct engine *engine, uint64_t from,
     if (status == STATUS_OK)
         status = command_check(command, engine->settings.payload_bytes_max, &fault);
     if (status == STATUS_OK &&
-        (command->id.len == 0 || engine_partition_of(engine->settings.founding,
-                                                     command->aggregate_id) != in->partition))
+        (command->id.len == 0 || in->partition >= engine_partitions(engine) ||
+         (command->kind != COMMAND_FORGET &&
+          engine_partition_of(engine->settings.founding, command->aggregate_id) != in->partition)))
         status = fault_set(&fault, STATUS_INVALID, "MALFORMED_MESSAGE",
                            "a proxied command has no id or the wrong partition");
     if (status != STATUS_OK) {

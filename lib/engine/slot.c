@@ -282,6 +282,20 @@ static void effect_forget(void *context, uint64_t ticket)
     effects->forget(effects->context, slot->id, ticket);
 }
 
+static void effect_forgot(void *context)
+{
+    partition_trim(((struct slot *)context)->partition);
+}
+
+static void effect_trimmed(void *context, struct partition *partition)
+{
+    struct slot *slot = context;
+    const struct engine_effects *effects = &slot->engine->effects;
+
+    (void)partition;
+    effects->forgot(effects->context, slot->id);
+}
+
 static bool effect_damaged(void *context, const struct fault *fault)
 {
     struct slot *slot = context;
@@ -343,7 +357,8 @@ enum status slot_open(struct slot *slot, enum slot_origin origin, struct fault *
                                         effect_need_range,
                                         effect_stop_range,
                                         effect_log_damaged,
-                                        effect_failed};
+                                        effect_failed,
+                                        effect_trimmed};
     struct aggregates_settings aggregate_settings = {
         .partition = (uint16_t)slot->id,
         .payload_bytes_max = given->payload_bytes_max,
@@ -352,6 +367,7 @@ enum status slot_open(struct slot *slot, enum slot_origin origin, struct fault *
         .snapshot_after_us = given->snapshot_after_us,
         .cache_bytes = given->cache_bytes,
         .cache_count = given->cache_count,
+        .vault = given->vault,
     };
     struct aggregates_effects aggregate_effects = {
         slot,
@@ -363,6 +379,7 @@ enum status slot_open(struct slot *slot, enum slot_origin origin, struct fault *
         effect_execute,
         effect_publish,
         effect_forget,
+        effect_forgot,
         effect_damaged,
         effect_clock_us,
         effect_stored_index,

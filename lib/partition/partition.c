@@ -61,6 +61,7 @@ struct partition {
     struct buffer configuration; /* the committed one, packed */
     uint64_t configuration_index;
     size_t bytes_since_checkpoint;
+    bool trim;
 
     uint64_t leader; /* who sent entries of leader_term: libraft remembers older leaders as well */
     uint64_t leader_term;
@@ -873,11 +874,20 @@ static void maybe_checkpoint(struct partition *p, const struct turn *turn)
     if (p->applied.index <= p->checkpoint.index ||
         p->applied.index > p->last_index)
         return;
-    if (since >= p->settings.checkpoint_entries)
+    if (p->trim && !p->fetching) {
+        p->trim = false;
+        take_checkpoint(p, 0, turn);
+        p->effects.trimmed(p->effects.context, p);
+    } else if (since >= p->settings.checkpoint_entries)
         take_checkpoint(p, p->settings.checkpoint_entries / 4, turn);
     else if (p->bytes_since_checkpoint >= LOG_CHECKPOINT_BYTES)
         take_checkpoint(p, since / 2 < LOG_TRAILING_ENTRIES ? since / 2 : LOG_TRAILING_ENTRIES,
                         turn); /* few but long entries: keep about half of the bytes */
+}
+
+void partition_trim(struct partition *p)
+{
+    p->trim = true;
 }
 
 /* What is applied needs no log; a follower that lacks it gets the range instead. */

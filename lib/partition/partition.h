@@ -59,6 +59,8 @@ struct partition_effects {
     void (*damaged)(void *context, struct partition *partition, const struct fault *fault);
     /* The replica can't go on; the fault says why. */
     void (*failed)(void *context, struct partition *partition, const struct fault *fault);
+    /* What partition_trim() asked for goes with this turn's batch. */
+    void (*trimmed)(void *context, struct partition *partition);
 };
 
 /* What this node's store holds of a partition. */
@@ -121,6 +123,9 @@ MUST_USE enum status partition_change(struct partition *partition, enum replica_
 void partition_drop(struct partition *partition, const struct turn *turn);
 
 /* ---- what it knows ---- */
+
+/* Nothing that is applied stays in the log: the next checkpoint is now, and trims all of it. */
+void partition_trim(struct partition *partition);
 
 struct partition_view {
     uint16_t id;

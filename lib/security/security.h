@@ -126,6 +126,26 @@ void token_keys_free(struct token_keys *keys);
 MUST_USE enum status token_verify(const struct token_keys *keys, struct bytes token, const char *audience,
                                   int64_t now_s, struct token_claims *out, struct fault *fault);
 
+/* ---- ciphers and master keys (cipher.c) ---- */
+
+enum { SECRET_BYTES = 32 };
+
+void secret_random(uint8_t *out, size_t len);
+/* AES-256-GCM: adds nonce, ciphertext and tag to `out`. */
+void secret_seal(const uint8_t key[SECRET_BYTES], struct bytes bound_to, struct bytes plain, struct buffer *out);
+/* False, and nothing is added, when it isn't what was sealed so. */
+bool secret_open(const uint8_t key[SECRET_BYTES], struct bytes bound_to, struct bytes sealed, struct buffer *out);
+
+/*
+ * A file of master keys, one a line: an id, a space, 32 bytes in base64. The first is the one that is used; the
+ * others still open what they have wrapped. INVALID names the line; others may not read the file.
+ */
+MUST_USE enum status master_keys_read(const char *path, void *context,
+                                      bool (*each)(void *context, const char *id, const uint8_t key[SECRET_BYTES]),
+                                      struct fault *fault);
+/* A new first line, in a file that is made when there is none. */
+MUST_USE enum status master_key_add(const char *path, const char *id, struct fault *fault);
+
 /* ---- what one identity may use (allowance.c) ---- */
 
 enum use { USE_CALL, USE_STREAM, USES };

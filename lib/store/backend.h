@@ -21,6 +21,8 @@ struct backend {
     void (*batch_add)(void *batch, const struct batch_operation *operation);
     enum status (*write)(void *backend, void *batch, enum durability durability, struct fault *fault);
     enum status (*flush)(void *backend, enum store_family family, struct fault *fault);
+    enum status (*compact)(void *backend, enum store_family family, struct bytes from, struct bytes to,
+                           struct fault *fault);
     /* Gives the raw value in *raw, to be freed by the caller; NOT_FOUND when absent. */
     enum status (*get)(void *backend, enum store_family family, struct bytes key,
                        struct bytes *raw, void **owner, struct fault *fault);

@@ -85,6 +85,55 @@ struct store_key key_cursor_end(uint16_t home, struct bytes group)
     return key;
 }
 
+/* What a record of the keys' family is of. */
+enum { OF_SUBJECT = 'k', OF_USE = 'u' };
+
+static struct store_key of_text(uint16_t partition, char kind, struct bytes text, uint64_t end)
+{
+    struct store_key key = with_partition(partition);
+
+    add_number(&key, (uint64_t)kind, 1);
+    add_bytes(&key, text);
+    add_number(&key, end, 1);
+    return key;
+}
+
+struct store_key key_subject(uint16_t partition, struct bytes subject, uint64_t key_id)
+{
+    struct store_key key = of_text(partition, OF_SUBJECT, subject, 0);
+
+    add_number(&key, key_id, 8);
+    return key;
+}
+
+struct store_key key_subject_end(uint16_t partition, struct bytes subject)
+{
+    return of_text(partition, OF_SUBJECT, subject, 1);
+}
+
+struct store_key key_subjects(uint16_t partition)
+{
+    return of_text(partition, OF_SUBJECT, BYTES_NONE, 0);
+}
+
+struct store_key key_subjects_end(uint16_t partition)
+{
+    return of_text(partition, OF_SUBJECT + 1, BYTES_NONE, 0);
+}
+
+struct store_key key_use(uint16_t partition, struct bytes aggregate_id, struct bytes subject)
+{
+    struct store_key key = of_text(partition, OF_USE, aggregate_id, 0);
+
+    add_bytes(&key, subject);
+    return key;
+}
+
+struct store_key key_use_end(uint16_t partition, struct bytes aggregate_id)
+{
+    return of_text(partition, OF_USE, aggregate_id, 1);
+}
+
 struct store_key key_log(uint16_t partition, uint64_t index)
 {
     return key_position(partition, index);
@@ -143,7 +192,7 @@ uint64_t key_last_number(struct bytes key)
 }
 
 const enum store_family store_range_families[STORE_RANGE_FAMILIES] = {STORE_EVENTS, STORE_POSITIONS, STORE_SNAPSHOTS,
-                                                                      STORE_OUTCOMES, STORE_CURSORS};
+                                                                      STORE_OUTCOMES, STORE_CURSORS, STORE_KEYS};
 
 bool store_family_is_shipped(uint32_t family)
 {
@@ -156,7 +205,7 @@ bool store_family_is_shipped(uint32_t family)
 const char *store_family_name(enum store_family family)
 {
     static const char *const names[STORE_FAMILIES] = {
-        "events", "positions", "snapshots", "outcomes", "log", "cursors", "meta",
+        "events", "positions", "snapshots", "outcomes", "log", "cursors", "keys", "meta",
     };
 
     return names[family];

@@ -171,6 +171,17 @@ static enum status write_batch(void *backend, void *pointer, enum durability dur
     return STATUS_OK;
 }
 
+static enum status compact(void *backend, enum store_family family, struct bytes from, struct bytes to,
+                           struct fault *fault)
+{
+    (void)backend;
+    (void)family;
+    (void)from;
+    (void)to;
+    (void)fault;
+    return STATUS_OK; /* what is deleted is gone */
+}
+
 static enum status flush(void *backend, enum store_family family, struct fault *fault)
 {
     (void)family;
@@ -323,6 +334,7 @@ static const struct backend functions = {
     .batch_add = batch_add,
     .write = write_batch,
     .flush = flush,
+    .compact = compact,
     .get = get,
     .get_many = get_many,
     .get_release = get_release,

@@ -110,6 +110,20 @@ static enum status write_batch(void *backend, void *pointer, enum durability dur
     return STATUS_OK;
 }
 
+static enum status compact(void *backend, enum store_family family, struct bytes from, struct bytes to,
+                           struct fault *fault)
+{
+    struct rocks *rocks = backend;
+    rocksdb_compactoptions_t *options = rocksdb_compactoptions_create();
+
+    (void)fault; /* it has no way to fail but the one that ends the next write */
+    rocksdb_compactoptions_set_bottommost_level_compaction(options, 1);
+    rocksdb_compact_range_cf_opt(rocks->db, rocks->families[family], options, (const char *)from.data, from.len,
+                                 (const char *)to.data, to.len);
+    rocksdb_compactoptions_destroy(options);
+    return STATUS_OK;
+}
+
 static enum status flush(void *backend, enum store_family family, struct fault *fault)
 {
     struct rocks *rocks = backend;
@@ -342,6 +356,7 @@ static const struct backend functions = {
     .batch_add = batch_add,
     .write = write_batch,
     .flush = flush,
+    .compact = compact,
     .get = get,
     .get_many = get_many,
     .get_release = get_release,

@@ -143,6 +143,12 @@ enum status store_write_unlogged(struct store *store, struct store_batch *batch,
     return write_as(store, batch, DURABLE_WITH_FLUSH, fault);
 }
 
+enum status store_compact(struct store *store, enum store_family family, struct bytes from, struct bytes to,
+                          struct fault *fault)
+{
+    return store->functions->compact(store->backend, family, from, to, fault);
+}
+
 enum status store_flush(struct store *store, enum store_family family, struct fault *fault)
 {
     return store->functions->flush(store->backend, family, fault);

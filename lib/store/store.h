@@ -1,5 +1,5 @@
 /*
- * The store of one node: seven column families of ordered keys, written in atomic batches. Every
+ * The store of one node: eight column families of ordered keys, written in atomic batches. Every
  * value carries a format version and a checksum over key and value, which each read verifies: a
  * damaged record is reported with its key and never served or skipped.
  *
@@ -18,6 +18,7 @@ enum store_family {
     STORE_OUTCOMES,
     STORE_LOG,
     STORE_CURSORS,
+    STORE_KEYS,
     STORE_META,
     STORE_FAMILIES,
 };
@@ -68,6 +69,10 @@ MUST_USE enum status store_write(struct store *store, struct store_batch *batch,
 MUST_USE enum status store_write_unlogged(struct store *store, struct store_batch *batch, struct fault *fault);
 MUST_USE enum status store_flush(struct store *store, enum store_family family, struct fault *fault);
 
+/* Nothing that was deleted or replaced in [from, to) stays on disk. Takes as long as rewriting what is there. */
+MUST_USE enum status store_compact(struct store *store, enum store_family family, struct bytes from, struct bytes to,
+                                   struct fault *fault);
+
 /* ---- reads ---- */
 
 /* The value is copied into the arena. STATUS_NOT_FOUND when there is none. */
@@ -97,7 +102,7 @@ void store_usage(struct store *store, uint64_t *memory_bytes, uint64_t *disk_byt
 /* ---- keys: big-endian numbers, so that order of bytes is order of things ---- */
 
 struct store_key {
-    uint8_t data[2 + AGGREGATE_ID_BYTES_MAX + 1 + 8];
+    uint8_t data[2 + 1 + AGGREGATE_ID_BYTES_MAX + 1 + SUBJECT_BYTES_MAX + 1];
     size_t len;
 };
 
@@ -111,6 +116,14 @@ struct store_key key_outcome(uint16_t partition, struct bytes command_id);
 /* Of a processor group, in its home partition. */
 struct store_key key_cursor(uint16_t home, struct bytes group, uint16_t partition);
 struct store_key key_cursor_end(uint16_t home, struct bytes group); /* just behind its last one */
+/* Keys of a subject, and just behind the last one. */
+struct store_key key_subject(uint16_t partition, struct bytes subject, uint64_t key_id);
+struct store_key key_subject_end(uint16_t partition, struct bytes subject);
+struct store_key key_subjects(uint16_t partition);     /* before the keys of all subjects */
+struct store_key key_subjects_end(uint16_t partition); /* and behind them */
+/* That an aggregate has events of a subject; and just behind the last of its subjects. */
+struct store_key key_use(uint16_t partition, struct bytes aggregate_id, struct bytes subject);
+struct store_key key_use_end(uint16_t partition, struct bytes aggregate_id);
 struct store_key key_log(uint16_t partition, uint64_t index);
 struct store_key key_meta(const char *name);
 struct store_key key_partition_meta(uint16_t partition, const char *name);
@@ -119,7 +132,7 @@ struct store_key key_partition_begin(uint16_t partition);
 struct store_key key_partition_end(uint16_t partition);
 
 /* What a replica is made of besides its log: these are shipped to who gets one, and go with it. */
-enum { STORE_RANGE_FAMILIES = 5 };
+enum { STORE_RANGE_FAMILIES = 6 };
 extern const enum store_family store_range_families[STORE_RANGE_FAMILIES];
 bool store_family_is_shipped(uint32_t family);
 

@@ -50,6 +50,8 @@ enum status new_event_check(const struct new_event *event, uint32_t payload_max,
     if (status == STATUS_OK)
         status = check_text(event->id, "event id", COMMAND_ID_BYTES_MAX, false, fault);
     if (status == STATUS_OK)
+        status = check_text(event->subject, "subject", SUBJECT_BYTES_MAX, false, fault);
+    if (status == STATUS_OK)
         status = check_payload(&event->payload, "an event", payload_max, fault);
     if (status == STATUS_OK)
         status = check_metadata(&event->metadata, fault);
@@ -94,6 +96,8 @@ static uint64_t fingerprint(const struct command *command)
         if (command->events[i].revision > 0)
             hash = mix_number(hash, command->events[i].revision);
     }
+    if (command->kind == COMMAND_FORGET)
+        hash = hash_mix(hash, command->subject);
     if (command->snapshot.present)
         hash = mix_payload(mix_number(hash, command->snapshot.sequence), BYTES_NONE, &command->snapshot.payload);
     return hash == 0 ? 1 : hash;
@@ -122,6 +126,8 @@ enum status command_check(struct command *command, uint32_t payload_max, struct 
         status = check_text(command->type, "type", TYPE_BYTES_MAX, dispatch, fault);
     if (status == STATUS_OK)
         status = check_text(command->id, "command_id", COMMAND_ID_BYTES_MAX, false, fault);
+    if (status == STATUS_OK)
+        status = check_text(command->subject, "subject", SUBJECT_BYTES_MAX, command->kind == COMMAND_FORGET, fault);
     if (status == STATUS_OK)
         status = check_payload(&command->payload, "the command", payload_max, fault);
     if (status == STATUS_OK)

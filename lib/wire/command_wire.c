@@ -48,6 +48,7 @@ struct new_event *new_events_from(struct arena *arena, Cairn__V1__NewEvent **mes
         events[i].metadata = COPY_METADATA(arena, messages[i]);
         events[i].revision = messages[i]->revision;
         events[i].id = from_text(messages[i]->id);
+        events[i].subject = from_text(messages[i]->subject);
     }
     return events;
 }
@@ -56,8 +57,8 @@ struct reply reply_from(const Cairn__V1__Reply *message)
 {
     if (message == NULL)
         return (struct reply){.present = false};
-    return (struct reply){true, from_text(message->type),
-                          PAYLOAD_FROM(CAIRN__V1__REPLY, message)};
+    return (struct reply){true, from_text(message->type), PAYLOAD_FROM(CAIRN__V1__REPLY, message),
+                          from_text(message->subject), message->sealed_by, message->forgotten != 0};
 }
 
 struct rejection rejection_from(const Cairn__V1__Rejection *message)
@@ -79,6 +80,7 @@ static void command_from(struct command *command, struct arena *arena,
         .payload = PAYLOAD_FROM(CAIRN__V1__COMMAND, message),
         .metadata = COPY_METADATA(arena, message),
         .origin = origin_from(message->origin),
+        .subject = from_text(message->subject),
         .expects_sequence =
             message->expectation_case == CAIRN__V1__COMMAND__EXPECTATION_EXPECTED_SEQUENCE,
         .packed = packed,
@@ -251,8 +253,11 @@ static void result_from(struct execution_result *result, struct arena *arena,
         .rejection = rejection_from(message->rejection),
         .failure = from_text(message->failure),
         .needs_history = message->needs_history,
-        .snapshot = snapshot_from(message->snapshot),
+        .snapshot = snapshot_from(arena, message->snapshot),
     };
+    result->reply.sealed_by = 0; /* nobody outside says what is sealed */
+    result->reply.subject = BYTES_NONE;
+    result->reply.forgotten = false;
 }
 
 enum status wire_result_decode(struct bytes packed, struct arena *arena,

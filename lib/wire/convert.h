@@ -14,7 +14,7 @@ struct reply reply_from(const Cairn__V1__Reply *message);
 struct rejection rejection_from(const Cairn__V1__Rejection *message);
 enum status check_consistency(Cairn__V1__Consistency consistency, struct fault *fault);
 struct origin origin_from(const Cairn__V1__Origin *message);
-struct snapshot snapshot_from(const Cairn__V1__Snapshot *message);
+struct snapshot snapshot_from(struct arena *arena, const Cairn__V1__Snapshot *message);
 
 enum status founding_from(struct founding *founding, struct arena *arena,
                           const Cairn__Store__V1__Founding *message, struct fault *fault);

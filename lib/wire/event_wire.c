@@ -1,4 +1,5 @@
 /* Events and their requests: cairn/v1/event.proto. A stored event is the packed Event itself. */
+#include "cairn/v1/cluster.pb-c.h"
 #include "cairn/v1/event.pb-c.h"
 #include "convert.h"
 
@@ -99,6 +100,7 @@ static void put_origin(struct buffer *out, unsigned field, const struct origin *
 
 void wire_event_pack(struct buffer *out, const struct event *event)
 {
+    put_fixed64(out, 16, event->sealed_by); /* first: see event_is_sealed() */
     put_bytes(out, 1, event->aggregate_type);
     put_bytes(out, 2, event->aggregate_id);
     put_u64(out, 3, event->sequence);
@@ -113,6 +115,8 @@ void wire_event_pack(struct buffer *out, const struct event *event)
     put_u64(out, 13, event->revision);
     put_origin(out, 14, &event->origin);
     put_bytes(out, 15, event->principal);
+    put_bytes(out, 17, event->subject);
+    put_u64(out, 18, event->forgotten);
 }
 
 enum status wire_event_decode(struct bytes packed, struct arena *arena, struct event *event,
@@ -136,6 +140,9 @@ enum status wire_event_decode(struct bytes packed, struct arena *arena, struct e
         .revision = message->revision,
         .origin = origin_from(message->origin),
         .principal = from_text(message->principal),
+        .subject = from_text(message->subject),
+        .sealed_by = message->sealed_by,
+        .forgotten = message->forgotten != 0,
     };
     if (message->payload_case == CAIRN__V1__EVENT__PAYLOAD_JSON)
         event->payload = (struct payload){PAYLOAD_JSON, from_text(message->json)};
@@ -146,7 +153,7 @@ enum status wire_event_decode(struct bytes packed, struct arena *arena, struct e
     return STATUS_OK;
 }
 
-struct snapshot snapshot_from(const Cairn__V1__Snapshot *message)
+struct snapshot snapshot_from(struct arena *arena, const Cairn__V1__Snapshot *message)
 {
     struct snapshot snapshot = {.present = message != NULL};
 
@@ -159,6 +166,10 @@ struct snapshot snapshot_from(const Cairn__V1__Snapshot *message)
         snapshot.payload = (struct payload){PAYLOAD_JSON, from_text(message->json)};
     else if (message->payload_case == CAIRN__V1__SNAPSHOT__PAYLOAD_DATA)
         snapshot.payload = (struct payload){PAYLOAD_DATA, from_data(message->data)};
+    snapshot.seal_count = message->n_seals;
+    snapshot.seals = arena_take(arena, message->n_seals * sizeof *snapshot.seals);
+    for (size_t i = 0; i < message->n_seals; i++)
+        snapshot.seals[i] = (struct seal){from_text(message->seals[i]->subject), message->seals[i]->sealed_by};
     return snapshot;
 }
 
@@ -168,6 +179,13 @@ void wire_snapshot_pack(struct buffer *out, const struct snapshot *snapshot)
     put_bytes(out, 2, snapshot->aggregate_id);
     put_u64(out, 3, snapshot->sequence);
     put_payload(out, 4, 5, &snapshot->payload);
+    for (size_t i = 0; i < snapshot->seal_count; i++) {
+        size_t begun = put_begin(out, 6);
+
+        put_bytes(out, 1, snapshot->seals[i].subject);
+        put_fixed64(out, 2, snapshot->seals[i].sealed_by);
+        put_end(out, begun);
+    }
 }
 
 enum status wire_snapshot_decode(struct bytes packed, struct arena *arena,
@@ -178,7 +196,7 @@ enum status wire_snapshot_decode(struct bytes packed, struct arena *arena,
 
     if (message == NULL)
         return STATUS_INVALID;
-    *snapshot = snapshot_from(message);
+    *snapshot = snapshot_from(arena, message);
     return STATUS_OK;
 }
 
@@ -196,7 +214,7 @@ enum status wire_write_snapshot_decode(struct bytes packed, struct arena *arena,
                                 .id = from_text(request->command_id),
                                 .aggregate_type = from_text(request->snapshot->aggregate_type),
                                 .aggregate_id = from_text(request->snapshot->aggregate_id),
-                                .snapshot = snapshot_from(request->snapshot),
+                                .snapshot = snapshot_from(arena, request->snapshot),
                                 .packed = packed};
     return STATUS_OK;
 }
@@ -213,6 +231,34 @@ enum status wire_delete_snapshot_decode(struct bytes packed, struct arena *arena
                                 .id = from_text(request->command_id),
                                 .aggregate_type = from_text(request->aggregate_type),
                                 .aggregate_id = from_text(request->aggregate_id),
+                                .packed = packed};
+    return STATUS_OK;
+}
+
+void wire_forget_request_pack(struct buffer *out, struct bytes command_id, struct bytes subject)
+{
+    put_bytes(out, 1, command_id);
+    put_bytes(out, 2, subject);
+}
+
+void wire_forget_response(struct buffer *out, size_t partitions)
+{
+    put_u64(out, 1, partitions);
+}
+
+/* Of no aggregate, and the partition is not the id's: every partition gets one. */
+enum status wire_forget_decode(struct bytes packed, struct arena *arena, struct command *command, struct fault *fault)
+{
+    const Cairn__V1__ForgetSubjectRequest *request =
+        wire_unpack(&cairn__v1__forget_subject_request__descriptor, packed, arena, "request", fault);
+
+    if (request == NULL)
+        return STATUS_INVALID;
+    *command = (struct command){.kind = COMMAND_FORGET,
+                                .id = from_text(request->command_id),
+                                .aggregate_type = BYTES_LITERAL("subject"),
+                                .aggregate_id = BYTES_LITERAL("\x01" "forget"),
+                                .subject = from_text(request->subject),
                                 .packed = packed};
     return STATUS_OK;
 }

@@ -95,6 +95,54 @@ void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snap
     put_end(out, begun);
 }
 
+static void put_key_record(struct buffer *out, const struct key_record *record)
+{
+    put_bytes(out, 1, record->subject);
+    put_fixed64(out, 2, record->key_id);
+    put_bytes(out, 3, record->master);
+    put_bytes(out, 4, record->wrapped);
+}
+
+static struct key_record key_record_from(const Cairn__Store__V1__KeyRecord *message)
+{
+    return (struct key_record){from_text(message->subject), message->key_id, from_text(message->master),
+                               from_data(message->wrapped)};
+}
+
+void wire_key_record_pack(struct buffer *out, const struct key_record *record)
+{
+    put_key_record(out, record);
+}
+
+enum status wire_key_record_decode(struct bytes packed, struct arena *arena, struct key_record *record,
+                                   struct fault *fault)
+{
+    const Cairn__Store__V1__KeyRecord *message =
+        wire_unpack_trusted(&cairn__store__v1__key_record__descriptor, packed, arena, "key of a subject", fault);
+
+    if (message == NULL)
+        return STATUS_INVALID;
+    *record = key_record_from(message);
+    return STATUS_OK;
+}
+
+void wire_log_batch_add_key(struct buffer *out, const struct key_record *record)
+{
+    size_t begun = put_begin(out, 4);
+
+    put_key_record(out, record);
+    put_end(out, begun);
+}
+
+void wire_log_batch_add_use(struct buffer *out, const struct subject_use *use)
+{
+    size_t begun = put_begin(out, 5);
+
+    put_bytes(out, 1, use->aggregate_id);
+    put_bytes(out, 2, use->subject);
+    put_end(out, begun);
+}
+
 static enum status command_record_from(struct command_record *record, struct arena *arena,
                                        const Cairn__Store__V1__CommandRecord *message,
                                        struct fault *fault)
@@ -202,6 +250,14 @@ enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
         out->cursors[i].packed = arena_copy(arena, buffer_bytes(&again));
         buffer_release(&again);
     }
+    out->keys = arena_take(arena, batch->n_keys * sizeof *out->keys);
+    out->key_count = batch->n_keys;
+    for (size_t i = 0; i < batch->n_keys && status == STATUS_OK; i++)
+        out->keys[i] = key_record_from(batch->keys[i]);
+    out->uses = arena_take(arena, batch->n_uses * sizeof *out->uses);
+    out->use_count = batch->n_uses;
+    for (size_t i = 0; i < batch->n_uses && status == STATUS_OK; i++)
+        out->uses[i] = (struct subject_use){from_text(batch->uses[i]->aggregate_id), from_text(batch->uses[i]->subject)};
     return status;
 }
 

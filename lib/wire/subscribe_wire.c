@@ -403,3 +403,15 @@ enum status wire_subscribe_response_decode(struct bytes packed, struct arena *ar
     }
     return STATUS_OK;
 }
+
+bool wire_has_sealed(struct bytes message)
+{
+    uint64_t number;
+    struct bytes bytes;
+    unsigned field;
+
+    while (take_field(&message, &field, &number, &bytes))
+        if (field == 1 && bytes.len > 2 && bytes.data[0] == EVENT_SEALED_TAG_0 && bytes.data[1] == EVENT_SEALED_TAG_1)
+            return true;
+    return false;
+}

@@ -242,5 +242,8 @@ void put_reply(struct buffer *out, unsigned field, const struct reply *reply)
     begun = put_begin(out, field);
     put_bytes(out, 1, reply->type);
     put_payload(out, 2, 3, &reply->payload);
+    put_fixed64(out, 4, reply->sealed_by);
+    put_bytes(out, 5, reply->subject);
+    put_u64(out, 6, reply->forgotten);
     put_end(out, begun);
 }

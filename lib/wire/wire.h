@@ -27,6 +27,7 @@ struct metadata {
 
 struct new_event {
     struct bytes id; /* empty when the node is to make one */
+    struct bytes subject; /* whom the payload is about; empty for nobody */
     struct bytes type;
     uint32_t revision;
     struct payload payload;
@@ -56,6 +57,9 @@ struct event {
     uint32_t revision;
     struct origin origin;
     struct bytes principal; /* who sent the command; empty without TLS */
+    struct bytes subject;
+    uint64_t sealed_by; /* the subject's key; 0: the payload is as it was given */
+    bool forgotten;
 };
 
 /* The saved state of an aggregate. */
@@ -65,12 +69,20 @@ struct snapshot {
     struct bytes aggregate_id;
     uint64_t sequence; /* how many events it includes */
     struct payload payload;
+    struct seal {
+        struct bytes subject;
+        uint64_t sealed_by;
+    } *seals; /* innermost first */
+    size_t seal_count;
 };
 
 struct reply {
     bool present;
     struct bytes type;
     struct payload payload;
+    struct bytes subject;
+    uint64_t sealed_by;
+    bool forgotten;
 };
 
 struct rejection {
@@ -84,6 +96,7 @@ enum command_kind {
     COMMAND_APPEND = 2,
     COMMAND_WRITE_SNAPSHOT = 3,
     COMMAND_DELETE_SNAPSHOT = 4,
+    COMMAND_FORGET = 5, /* a subject, in one partition */
 };
 
 struct command {
@@ -95,6 +108,7 @@ struct command {
     struct payload payload;
     struct metadata metadata;
     struct origin origin;
+    struct bytes subject;   /* whom it is about */
     struct bytes principal; /* who sent it; never from the request */
     bool expects_sequence;
     uint64_t expected_sequence;
@@ -154,6 +168,11 @@ MUST_USE enum status new_event_check(const struct new_event *event, uint32_t pay
                                      struct fault *fault);
 /* `owner` is the hint, empty when the asked node is the owner. */
 void wire_dispatch_response(struct buffer *out, const struct outcome *outcome, struct bytes owner);
+/* A ForgetSubjectRequest, as a command to each partition. */
+void wire_forget_request_pack(struct buffer *out, struct bytes command_id, struct bytes subject);
+void wire_forget_response(struct buffer *out, size_t partitions);
+MUST_USE enum status wire_forget_decode(struct bytes packed, struct arena *arena, struct command *command,
+                                        struct fault *fault);
 void wire_append_response(struct buffer *out, const struct outcome *outcome, struct bytes owner);
 void wire_dispatch_stream_response(struct buffer *out, struct bytes command_id,
                                    const struct outcome *outcome, struct bytes owner,
@@ -236,6 +255,10 @@ MUST_USE enum status wire_read_all_decode(struct bytes packed, struct arena *are
                                           struct read_all_request *request, struct fault *fault);
 void wire_read_all_pack(struct buffer *out, const struct read_all_request *request);
 /* Both responses have the same form: events, each packed, then maybe a token. */
+/* How a packed event begins that is sealed: field 16, fixed64, which wire_event_pack() writes first. */
+enum { EVENT_SEALED_TAG_0 = 0x81, EVENT_SEALED_TAG_1 = 0x01 };
+/* Is any of the message's events sealed? See lib/subject. */
+bool wire_has_sealed(struct bytes message);
 void wire_subscribe_response_add(struct buffer *out, struct bytes packed_event);
 void wire_subscribe_response_token(struct buffer *out, struct bytes token);
 struct subscribe_response {
@@ -429,6 +452,26 @@ void wire_log_batch_add_cursor(struct buffer *out, const struct group_cursor *cu
 MUST_USE enum status wire_cursor_decode(struct bytes packed, struct arena *arena,
                                         struct group_cursor *cursor, struct fault *fault);
 
+/* An aggregate has events of a subject. */
+struct subject_use {
+    struct bytes aggregate_id;
+    struct bytes subject;
+};
+
+/* A subject's key at rest; without `wrapped` all keys of the subject are destroyed. */
+struct key_record {
+    struct bytes subject;
+    uint64_t key_id;
+    struct bytes master;
+    struct bytes wrapped;
+};
+void wire_key_record_pack(struct buffer *out, const struct key_record *record);
+MUST_USE enum status wire_key_record_decode(struct bytes packed, struct arena *arena, struct key_record *record,
+                                            struct fault *fault);
+
+void wire_log_batch_add_key(struct buffer *out, const struct key_record *record);
+void wire_log_batch_add_use(struct buffer *out, const struct subject_use *use);
+
 struct log_batch {
     struct command_record {
         struct outcome outcome;
@@ -446,6 +489,10 @@ struct log_batch {
         struct bytes packed;
     } *cursors;
     size_t cursor_count;
+    struct key_record *keys;
+    size_t key_count;
+    struct subject_use *uses;
+    size_t use_count;
 };
 MUST_USE enum status wire_log_batch_decode(struct bytes packed, struct arena *arena,
                                            struct log_batch *batch, struct fault *fault);

@@ -129,6 +129,11 @@ static void on_forget(void *context, uint64_t ticket)
     (void)ticket;
 }
 
+static void on_forgot(void *context)
+{
+    (void)context;
+}
+
 static bool on_damaged(void *context, const struct fault *fault)
 {
     (void)context;
@@ -184,7 +189,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
                                            .cache_count = 4};
     struct target t = {0};
     struct aggregates_effects effects = {&t,         on_submit,  on_barrier, on_answer, on_module_type,
-                                         on_pick,    on_execute, on_publish, on_forget, on_damaged,     on_index,  on_index,
+                                         on_pick,    on_execute, on_publish, on_forget, on_forgot, on_damaged,     on_index,  on_index,
                                          on_index};
     struct moment moment = {1000, 1700000000000};
     struct admitted commands[3] = {0};

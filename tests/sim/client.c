@@ -202,6 +202,7 @@ void op_pack(const struct world *w, uint64_t index, struct buffer *out)
         begun = put_begin(out, 4);
         put_bytes(out, 1, BYTES_LITERAL("Appended"));
         put_bytes(out, 2, bytes_of(payload));
+        put_bytes(out, 7, op_subject(op));
         put_end(out, begun);
         if (op->expected != UINT64_MAX)
             put_expected(out, 5, op->expected);
@@ -215,6 +216,7 @@ void op_pack(const struct world *w, uint64_t index, struct buffer *out)
     put_bytes(out, 5, bytes_of(payload));
     if (op->expected != UINT64_MAX)
         put_expected(out, 8, op->expected);
+    put_bytes(out, 10, op_subject(op));
     put_end(out, begun);
 }
 

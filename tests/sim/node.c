@@ -356,6 +356,12 @@ static bool effect_publish(void *context, uint32_t partition, uint64_t ticket,
     return processor_publish(context, partition, ticket, record);
 }
 
+static void effect_forgot(void *context, uint32_t partition)
+{
+    (void)context;
+    (void)partition;
+}
+
 static void effect_forget(void *context, uint32_t partition, uint64_t ticket)
 {
     processor_forget(context, partition, ticket);
@@ -577,6 +583,7 @@ static const struct engine_effects effects = {
     .clock_us = effect_clock_us,
     .publish = effect_publish,
     .forget = effect_forget,
+    .forgot = effect_forgot,
     .need_range = effect_need_range,
     .stop_range = effect_stop_range,
     .committed = effect_committed,
@@ -607,6 +614,7 @@ void node_start(struct node *n)
         .snapshot_every = 5,
         .cache_bytes = 1 << 20,
         .cache_count = 2,
+        .vault = &w->vault,
         .seed = rng_next(&w->network_rng),
     };
     struct engine_effects here = effects;
@@ -832,6 +840,8 @@ static bool fetch_range(struct node *n, uint16_t p, uint64_t index, struct appli
                                                        key_bytes(&from), key_bytes(&to), false);
         struct bytes key;
 
+        if (store_range_families[f] == STORE_KEYS) /* some may be destroyed there */
+            store_batch_delete_range(batch, STORE_KEYS, key_bytes(&from), key_bytes(&to));
         while ((status = store_cursor_next(cursor, &key, &value, &fault)) == STATUS_OK)
             store_batch_put(batch, store_range_families[f], key, value);
         store_cursor_free(cursor);

@@ -75,7 +75,7 @@ static void check_event(struct world *w, const struct op *op, int aggregate, str
     uint64_t body[3] = {0};
     struct oracle_partition *p = &w->partitions[op->partition];
 
-    *element(&p->events, &p->event_room, position) = hash_bytes(packed);
+    *element(&p->events, &p->event_room, position) = vault_event_hash(packed);
     if (wire_event_decode(packed, &arena, &event, &fault) != STATUS_OK) {
         broken(w, 5, "a committed event doesn't decode: %s", fault.message);
         return;
@@ -84,6 +84,11 @@ static void check_event(struct world *w, const struct op *op, int aggregate, str
         broken(w, 3, "event of a%d has sequence %llu and position %llu, expected %llu and %llu",
                aggregate, (unsigned long long)event.sequence, (unsigned long long)event.position,
                (unsigned long long)sequence, (unsigned long long)position);
+    if ((event.sealed_by != 0) != (op_subject(op).len > 0))
+        broken(w, 5, "event %llu of a%d is %s", (unsigned long long)sequence, aggregate,
+               event.sealed_by != 0 ? "sealed for nobody" : "not sealed");
+    if (event.sealed_by != 0)
+        event.payload.content = vault_peel(event.payload.content, &arena);
     if (event.payload.content.len == sizeof body)
         memcpy(body, event.payload.content.data, sizeof body);
     if (aggregate_kind(aggregate) != PLAIN_TYPE &&
@@ -154,15 +159,20 @@ static void check_command(struct world *w, uint16_t partition, uint64_t index,
 static void check_snapshot(struct world *w, const struct snapshot_record *record)
 {
     int aggregate = number_behind(record->snapshot.aggregate_id);
+    struct bytes content = record->snapshot.payload.content;
+    struct arena arena = {0};
     uint64_t state[2] = {0};
 
     w->figures.snapshots++;
     if (record->snapshot.sequence > w->aggregates[aggregate].count)
         broken(w, 6, "a snapshot of a%d includes events that aren't there", aggregate);
-    if (aggregate_kind(aggregate) != MODULE_TYPE ||
-        record->snapshot.payload.content.len != sizeof state)
+    for (size_t i = 0; i < record->snapshot.seal_count; i++)
+        content = vault_peel(content, &arena);
+    if (content.len == sizeof state)
+        memcpy(state, content.data, sizeof state);
+    arena_release(&arena);
+    if (aggregate_kind(aggregate) != MODULE_TYPE || content.len != sizeof state)
         return;
-    memcpy(state, record->snapshot.payload.content.data, sizeof state);
     if (state[0] != record->snapshot.sequence ||
         state[1] != *hash_at(&w->aggregates[aggregate], record->snapshot.sequence))
         broken(w, 6, "a snapshot of a%d at %llu events isn't its state", aggregate,
@@ -458,6 +468,7 @@ static void check_stored(struct world *w, struct node *n, uint16_t p)
                n->index, (unsigned long long)stored_records(n, STORE_EVENTS, p),
                (unsigned long long)stored_records(n, STORE_POSITIONS, p), p,
                (unsigned long long)w->partitions[p].next_position);
+    vault_check(w, n, p);
     if (stored_records(n, STORE_OUTCOMES, p) != commands)
         broken(w, 4, "node %d has %llu outcomes of partition %u, committed: %llu", n->index,
                (unsigned long long)stored_records(n, STORE_OUTCOMES, p), p,

@@ -213,7 +213,7 @@ struct oracle_aggregate {
 struct figures {
     uint64_t events, packets, gossip, bytes, lost, duplicated, writes, torn, ranges, answers, reads, retries;
     uint64_t refusals, ownerships, rejected, repeats, executions, snapshots, placements;
-    uint64_t forwards, resends, full, rotten, repairs, subscriptions, delivered, processed, published;
+    uint64_t forwards, resends, full, rotten, repairs, sealed, subscriptions, delivered, processed, published;
     uint64_t faults[FAULT_KINDS];
 };
 
@@ -230,7 +230,8 @@ struct world {
     size_t heap_count, heap_room;
     uint64_t next_order;
 
-    struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng, group_rng, processor_rng;
+    struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng, group_rng, processor_rng, vault_rng;
+    struct vault vault;
     struct rng placement_rng;
     unsigned zones; /* that the nodes are spread over; 0: they say none */
     struct node nodes[NODES_MAX];
@@ -329,6 +330,16 @@ void node_append(struct node *n, uint16_t partition, struct bytes payload);
 void node_damaged(struct node *n, uint16_t partition, const struct fault *fault);
 /* Read everything once, so that damage is noticed. */
 void node_scrub(struct node *n);
+
+/* ---- vault.c ---- */
+
+void vault_begin(struct world *w);
+/* What the payload was, without its key. */
+struct bytes vault_peel(struct bytes sealed, struct arena *arena);
+/* The same of a sealed event and of what it was. */
+uint64_t vault_event_hash(struct bytes packed);
+struct bytes op_subject(const struct op *op);
+void vault_check(struct world *w, struct node *n, uint16_t partition);
 void node_release(struct node *n);
 
 /* ---- subscriber.c ---- */

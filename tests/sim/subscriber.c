@@ -48,7 +48,7 @@ void oracle_given(struct world *w, struct bytes packed, struct event_head *head)
     if (head->position >= p->next_position)
         broken(w, 7, "a consumer gets position %llu of partition %u, which isn't committed",
                (unsigned long long)head->position, head->partition);
-    else if (oracle_event(p, head->position) != hash_bytes(packed))
+    else if (oracle_event(p, head->position) != vault_event_hash(packed))
         broken(w, 7, "a consumer gets another event at position %llu of partition %u than was committed",
                (unsigned long long)head->position, head->partition);
     w->figures.delivered++;

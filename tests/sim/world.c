@@ -241,6 +241,8 @@ void world_init_with(struct world *w, uint64_t seed, const char *scenario, int f
     w->disk_rng.state = rng_next(&rng);
     w->client_rng.state = rng_next(&rng);
     w->worker_rng.state = rng_next(&rng);
+    w->vault_rng.state = rng_next(&rng);
+    vault_begin(w);
     w->subscriber_rng.state = seed ^ 0x5B5C1BE5;
     w->processor_rng.state = seed ^ 0x9B0CE550;
     w->placement_rng.state = seed ^ 0x91ACE;

@@ -180,3 +180,18 @@ int cert_list(struct ctl *ctl)
         table_print(table);
     return code != EXIT_FINE ? code : soon ? EXIT_REFUSED : EXIT_FINE;
 }
+
+int key_master(struct ctl *ctl)
+{
+    char id[40];
+    struct fault fault;
+    time_t now = time(NULL);
+    struct tm parts;
+
+    /* One that says when it was made; two in a second are none. */
+    strftime(id, sizeof id, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &parts));
+    if (master_key_add(ctl->arguments[0], id, &fault) != STATUS_OK)
+        return refused(&fault);
+    printf("%s: the key %s is the first now; give the file to all nodes\n", ctl->arguments[0], id);
+    return EXIT_FINE;
+}

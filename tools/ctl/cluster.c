@@ -475,3 +475,40 @@ int cluster_settings(struct ctl *ctl)
     }
     return order(ctl, "/cairn.v1.ClusterService/UpdateSettings", &request.base);
 }
+
+static bool on_forgotten(void *user, const uint8_t *packed, size_t len)
+{
+    Cairn__V1__ForgetSubjectResponse *response = cairn__v1__forget_subject_response__unpack(NULL, len, packed);
+
+    if (response != NULL)
+        *(uint32_t *)user = response->partitions;
+    cairn__v1__forget_subject_response__free_unpacked(response, NULL);
+    return true;
+}
+
+int subject_forget(struct ctl *ctl)
+{
+    Cairn__V1__ForgetSubjectRequest request = CAIRN__V1__FORGET_SUBJECT_REQUEST__INIT;
+    struct cairn_error error;
+    uint32_t partitions = 0;
+    uint8_t packed[512];
+    int code;
+
+    if (!ctl->force)
+        return usage_error("this can't be taken back: say --force to forget the subject for good");
+    if (strlen(ctl->arguments[0]) > SUBJECT_BYTES_MAX)
+        return usage_error("the subject has %zu bytes; at most %d are allowed", strlen(ctl->arguments[0]),
+                           SUBJECT_BYTES_MAX);
+    request.subject = (char *)ctl->arguments[0];
+    protobuf_c_message_pack(&request.base, packed);
+    code = cairn_client_call(ctl->client, NULL, "/cairn.v1.ClusterService/ForgetSubject", packed,
+                             protobuf_c_message_get_packed_size(&request.base), ctl->timeout_ms, on_forgotten, &partitions,
+                             &error);
+    if (code != 0)
+        return complain(ctl, &error);
+    if (ctl->json)
+        print_json(json_pack("{s:I}", "partitions", (json_int_t)partitions));
+    else
+        printf("%s is forgotten in %u partitions\n", ctl->arguments[0], partitions);
+    return EXIT_FINE;
+}

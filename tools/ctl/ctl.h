@@ -91,6 +91,8 @@ int cert_operator(struct ctl *ctl);
 int cert_client(struct ctl *ctl);
 int cert_revoke(struct ctl *ctl);
 int cert_list(struct ctl *ctl);
+int key_master(struct ctl *ctl);
+int subject_forget(struct ctl *ctl);
 
 /* ---- output.c ---- */
 

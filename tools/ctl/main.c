@@ -30,6 +30,10 @@ const struct ctl_command ctl_commands[] = {
      FLAG_ID | FLAG_METADATA | FLAG_EXPECT, command_send},
     {"event", "read", "[ID_PREFIX]", 0, 1, "the log of all aggregates, or of those whose id begins so",
      READ_FLAGS | FLAG_TYPE, event_read},
+    {"subject", "forget", "SUBJECT", 1, 1, "destroy the subject's keys on all nodes: payloads about it are gone for good",
+     FLAG_FORCE, subject_forget},
+    {"key", "master", "FILE", 1, 1, "add a new master key, the first one, to the file for --master-key of the nodes", 0,
+     key_master},
     {"cert", "ca", "", 0, 0, "make a CA: ca.crt and ca.key; keep the key away from the nodes", MAKE_FLAGS, cert_ca},
     {"cert", "node", "NAME", 1, 1, "make a node's certificate, for its name and hosts", MAKE_FLAGS | FLAG_HOST, cert_node},
     {"cert", "operator", "NAME", 1, 1, "make the certificate of somebody who may change the cluster", MAKE_FLAGS,
@@ -61,7 +65,7 @@ static const struct flag {
     {"help", 'h', NULL, 0, "this text, or a command's"},
     {"version", 'V', NULL, 0, "the version"},
     {"watch", 'w', NULL, FLAG_WATCH, "again twice a second, until you end it"},
-    {"force", 'f', NULL, FLAG_FORCE, "also when fewer live members stay than the replication factor"},
+    {"force", 'f', NULL, FLAG_FORCE, "also when it costs something: replicas, or data for good"},
     {"cancel", 'c', NULL, FLAG_CANCEL, "take a drain back"},
     {"no-wait", 'n', NULL, FLAG_NO_WAIT, "don't wait until it is done"},
     {"id", 'i', "ID", FLAG_ID, "the command's id: a repeat gets the recorded outcome (made when absent)"},
@@ -302,7 +306,7 @@ static int run(struct ctl *ctl, const struct ctl_command *command, const char *e
     char token[9000];
     int code = EXIT_FINE;
 
-    if (strcmp(command->noun, "cert") == 0)
+    if (strcmp(command->noun, "cert") == 0 || strcmp(command->noun, "key") == 0)
         return command->run(ctl);
     if (ctl->ca == NULL && (ctl->certificate != NULL || ctl->token != NULL))
         return usage_error("--cert and --token need --ca: without TLS they would go to whoever listens");

@@ -218,6 +218,11 @@ static void on_forget(void *context, uint64_t ticket)
     f->forgotten++;
 }
 
+static void on_forgot(void *context)
+{
+    (void)context;
+}
+
 static bool on_damaged(void *context, const struct fault *fault)
 {
     struct fixture *f = context;
@@ -255,7 +260,7 @@ static void set_up_aggregates(struct fixture *f, uint64_t snapshot_after_us)
                                            .cache_bytes = 1 << 20,
                                            .cache_count = 1000};
     struct aggregates_effects effects = {f,          on_submit,  on_barrier, on_answer,  on_module_type, on_pick,
-                                         on_execute, on_publish, on_forget,  on_damaged, on_clock,       on_stored,
+                                         on_execute, on_publish, on_forget, on_forgot, on_damaged, on_clock,       on_stored,
                                          on_applied};
 
     aggregates_free(f->aggregates);

@@ -87,6 +87,12 @@ static void on_damaged(void *context, struct partition *partition, const struct 
     (void)fault;
 }
 
+static void on_trimmed(void *context, struct partition *partition)
+{
+    (void)context;
+    (void)partition;
+}
+
 static void on_failed(void *context, struct partition *partition, const struct fault *fault)
 {
     (void)partition;
@@ -113,7 +119,7 @@ static void start(struct replica *r)
                                           .checkpoint_entries = 16,
                                           .seed = 42 + (uint32_t)r->id};
     struct partition_effects effects = {r,             on_send,       on_apply,   on_ownership,
-                                        on_need_range, on_stop_range, on_damaged, on_failed};
+                                        on_need_range, on_stop_range, on_damaged, on_failed, on_trimmed};
     struct fault fault = {0};
 
     r->turn = (struct turn){r->world->now, store_batch_new(r->store), 1, 0};

@@ -90,6 +90,12 @@ static void on_damaged(void *context, struct partition *partition, const struct 
     ((struct replica *)context)->log_damaged = true;
 }
 
+static void on_trimmed(void *context, struct partition *partition)
+{
+    (void)context;
+    (void)partition;
+}
+
 static void on_failed(void *context, struct partition *partition, const struct fault *fault)
 {
     (void)context;
@@ -110,7 +116,7 @@ static void start_replica(struct world *w, size_t i)
                                           .disk_reserve_mib = 100,
                                           .seed = 42 + (uint32_t)i};
     struct partition_effects effects = {
-        r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_damaged, on_failed};
+        r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_damaged, on_failed, on_trimmed};
     struct fault fault;
 
     r->turn.now_ms = w->now;
@@ -128,7 +134,7 @@ static void start_single(struct replica *r, struct store *store)
                                           .election_ms = 300,
                                           .heartbeat_ms = 75};
     struct partition_effects effects = {
-        r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_damaged, on_failed};
+        r, on_send, on_apply, on_ownership, on_need_range, on_stop_range, on_damaged, on_failed, on_trimmed};
     struct fault fault;
 
     r->store = store;

@@ -47,12 +47,15 @@ static void a_log_batch_with_a_long_event_comes_back_as_it_was(void **state)
         .fingerprint = 0x8000000000000001ULL,
         .first_sequence = 5,
         .event_count = 2,
-        .reply = {true, BYTES_LITERAL("Flights"), {PAYLOAD_DATA, BYTES_LITERAL("\0\1")}},
+        .reply = {.present = true, .type = BYTES_LITERAL("Flights"), .payload = {PAYLOAD_DATA, BYTES_LITERAL("\0\1")}},
     };
     struct buffer packed = {0};
     struct arena arena = {0};
-    struct snapshot snapshot = {true, BYTES_LITERAL("aircraft"), BYTES_LITERAL("N1"), 7,
-                                {PAYLOAD_DATA, BYTES_LITERAL("\0s")}};
+    struct snapshot snapshot = {.present = true,
+                                .aggregate_type = BYTES_LITERAL("aircraft"),
+                                .aggregate_id = BYTES_LITERAL("N1"),
+                                .sequence = 7,
+                                .payload = {PAYLOAD_DATA, BYTES_LITERAL("\0s")}};
     struct log_batch batch;
     struct fault fault;
 

@@ -16,7 +16,7 @@
 extern "C" {
 #endif
 
-#define CAIRN_MODULE_VERSION 2
+#define CAIRN_MODULE_VERSION 3
 
 /* Borrowed for the call; not NUL-terminated. */
 struct cairn_bytes {
@@ -49,6 +49,7 @@ struct cairn_command {
     size_t metadata_count;
     uint64_t sequence; /* how many events the aggregate has */
     struct cairn_bytes principal; /* who sent it, as shown by certificate or token; empty without TLS */
+    struct cairn_bytes subject;   /* whom it is about */
 };
 
 struct cairn_event {
@@ -69,6 +70,8 @@ struct cairn_event {
     struct cairn_bytes causation_id;
     struct cairn_bytes traceparent;
     struct cairn_bytes principal; /* who sent the command */
+    struct cairn_bytes subject;   /* whom it is about */
+    int forgotten;                /* its subject was forgotten: there is no payload any more */
 };
 
 /* An event to decide, with everything it may have; zero what it hasn't. */
@@ -79,6 +82,7 @@ struct cairn_new_event {
     const struct cairn_metadata *metadata;
     size_t metadata_count;
     const char *id; /* NULL: the node makes one */
+    const char *subject; /* whom the payload is about; NULL: the command's */
 };
 
 /* What decide() says goes through these; each copies what it is given. */

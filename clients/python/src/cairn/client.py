@@ -287,6 +287,13 @@ class Client:
         request = cluster_pb2.TransferOwnershipRequest(partition=partition, node=node)
         return self._operate("TransferOwnership", request, timeout)
 
+    def forget_subject(self, subject: str, timeout: float | None = None) -> int:
+        """Destroy the subject's keys on all nodes: payloads about it are gone for good, events stay in their places.
+        Gives the number of partitions, which is all of them. Can be given again."""
+        request = cluster_pb2.ForgetSubjectRequest(command_id=uuid.uuid4().hex, subject=subject)
+        return self._call(lambda channel: cluster_pb2_grpc.ClusterServiceStub(channel).ForgetSubject, request,
+                          timeout).partitions
+
     def update_settings(self, timeout: float | None = None, **settings: int) -> int:
         """Change `replication_factor`, `moves_at_once`, `transfer_bytes` or `grace_ms` of the running cluster."""
         request = cluster_pb2.UpdateSettingsRequest(**settings)

@@ -70,6 +70,8 @@ class Command:
     metadata: Mapping[str, str] = field(default_factory=dict)
     expected_sequence: int | None = None
     origin: Origin = Origin()
+    # Whom it is about: payloads of its events are unreadable once that subject is forgotten.
+    subject: str = ""
 
     @staticmethod
     def caused_by(event: Event, aggregate_type: str, aggregate_id: str, type: str, payload: Payload = None,
@@ -83,7 +85,7 @@ class Command:
     def to_message(self) -> command_pb2.Command:
         message = command_pb2.Command(
             command_id=self.id, aggregate_type=self.aggregate_type,
-            aggregate_id=self.aggregate_id, type=self.type, metadata=dict(self.metadata))
+            aggregate_id=self.aggregate_id, type=self.type, metadata=dict(self.metadata), subject=self.subject)
         write_payload(message, self.payload)
         write_origin(message, self.origin)
         if self.expected_sequence is not None:
@@ -94,7 +96,7 @@ class Command:
     def from_message(message: command_pb2.Command) -> Command:
         return Command(message.aggregate_type, message.aggregate_id, message.type,
                        read_payload(message), message.command_id, dict(message.metadata),
-                       origin=read_origin(message))
+                       origin=read_origin(message), subject=message.subject)
 
     def json(self) -> Any:
         """The payload, parsed."""
@@ -110,10 +112,12 @@ class NewEvent:
     revision: int = 0
     # Made by the node when empty.
     id: str = ""
+    # Whom it is about; empty: the command's.
+    subject: str = ""
 
     def to_message(self) -> event_pb2.NewEvent:
         message = event_pb2.NewEvent(type=self.type, metadata=dict(self.metadata), revision=self.revision,
-                                     id=self.id)
+                                     id=self.id, subject=self.subject)
         write_payload(message, self.payload)
         return message
 
@@ -134,13 +138,16 @@ class Event:
     revision: int = 0
     origin: Origin = Origin()
     principal: str = ""  # who sent the command, as certificate or token showed
+    subject: str = ""  # whom it is about
+    forgotten: bool = False  # that subject is forgotten: there is no payload any more
 
     @staticmethod
     def from_message(message: event_pb2.Event) -> Event:
         return Event(message.aggregate_type, message.aggregate_id, message.sequence, message.type,
                      read_payload(message), message.partition, message.position,
                      message.time.ToDatetime(tzinfo=datetime.timezone.utc), message.command_id,
-                     dict(message.metadata), message.id, message.revision, read_origin(message), message.principal)
+                     dict(message.metadata), message.id, message.revision, read_origin(message), message.principal,
+                     message.subject, message.forgotten)
 
     def json(self) -> Any:
         """The payload, parsed."""
@@ -159,7 +166,7 @@ Upcasters = Mapping[Tuple[str, int], Callable[[Event], Event]]
 
 def upcast(event: Event, upcasters: Upcasters) -> Event:
     """Until no upcaster fits. What is stored stays as it is."""
-    while (upcaster := upcasters.get((event.type, event.revision))) is not None:
+    while not event.forgotten and (upcaster := upcasters.get((event.type, event.revision))) is not None:
         later = upcaster(event)
         if later.revision <= event.revision:
             raise ValueError(f"the upcaster of {event.type} revision {event.revision} gave revision {later.revision}")

@@ -1,0 +1,452 @@
+/*
+ * What is about a subject is sealed on its way into the log, and opened on its way to whoever decides or asks.
+ *
+ * The owner knows keys that no store has yet: those in the open entry and in entries on their way. A key that was
+ * destroyed stays known as such for as long, so that nothing is sealed by it any more.
+ */
+#include "parts.h"
+
+enum { KNOWN_KEYS_MAX = 4096 };
+
+struct known_key {
+    UT_hash_handle hh;
+    struct bytes subject; /* behind this */
+    bool forgotten;
+    bool open; /* in the open entry */
+    struct subject_key key;
+};
+
+/* ---- keys that are known ---- */
+
+static void drop_known(struct aggregates *all, struct known_key *known)
+{
+    HASH_DEL(all->known_keys, known);
+    explicit_bzero(&known->key, sizeof known->key);
+    free(known);
+}
+
+static void trim_known(struct aggregates *all)
+{
+    if (HASH_COUNT(all->known_keys) >= KNOWN_KEYS_MAX && all->open.len == 0 && all->sent == NULL &&
+        all->unstored == NULL)
+        sealing_disown(all); /* all of it is in the store */
+}
+
+static struct known_key *know(struct aggregates *all, struct bytes subject)
+{
+    struct known_key *known = NULL;
+
+    HASH_FIND(hh, all->known_keys, subject.data, subject.len, known);
+    if (known != NULL)
+        return known;
+    trim_known(all);
+    known = memory_zero(1, sizeof *known + subject.len);
+    known->subject = (struct bytes){(uint8_t *)(known + 1), subject.len};
+    memcpy(known + 1, subject.data, subject.len);
+    HASH_ADD_KEYPTR(hh, all->known_keys, known->subject.data, known->subject.len, known);
+    return known;
+}
+
+void sealing_submitted(struct aggregates *all, uint64_t index)
+{
+    struct known_key *known, *next;
+
+    if (!all->open_has_keys)
+        return;
+    all->open_has_keys = false;
+    HASH_ITER(hh, all->known_keys, known, next)
+    known->open = false;
+    if (!all->open_forgets)
+        return;
+    all->open_forgets = false;
+    all->forget_index = index;
+    /* States that know what is forgotten are built anew, behind it. */
+    for (struct aggregate *a = all->oldest; a != NULL; a = a->newer) {
+        cache_unload(all, a);
+        a->reload_index = index;
+    }
+}
+
+void sealing_discarded(struct aggregates *all)
+{
+    struct known_key *known, *next;
+
+    all->open_forgets = all->open_has_keys = false;
+    if (PLANTED(KEY_KEPT_AFTER_LOSS))
+        return;
+    HASH_ITER(hh, all->known_keys, known, next)
+    if (known->open)
+        drop_known(all, known);
+}
+
+void sealing_disown(struct aggregates *all)
+{
+    struct known_key *known, *next;
+
+    all->open_forgets = all->open_has_keys = false;
+    all->rewrapping = all->rewrapping && all->owned;
+    if (PLANTED(KEY_KEPT_AFTER_LOSS))
+        return;
+    HASH_ITER(hh, all->known_keys, known, next)
+    drop_known(all, known);
+}
+
+static enum status make_key(struct aggregates *all, struct known_key *known, struct fault *fault)
+{
+    struct arena arena = {0};
+    struct key_record record;
+    enum status status = subject_key_make(all->settings.vault, all->settings.partition, known->subject, &arena,
+                                          &known->key, &record, fault);
+
+    if (status == STATUS_OK) {
+        wire_log_batch_add_key(&all->open, &record);
+        known->forgotten = false;
+        known->open = all->open_has_keys = true;
+    }
+    arena_release(&arena);
+    return status;
+}
+
+/* The key that seals for the subject now; `make`: one is made when there is none. */
+static enum status key_of(struct aggregates *all, struct bytes subject, bool make, struct subject_key *key,
+                          struct fault *fault)
+{
+    struct known_key *known = NULL;
+    enum status status = STATUS_OK;
+
+    HASH_FIND(hh, all->known_keys, subject.data, subject.len, known);
+    if (known == NULL) {
+        status = subject_key_newest(all->settings.vault, all->store, all->settings.partition, subject, key, fault);
+        if (status == STATUS_OK)
+            know(all, subject)->key = *key;
+        if (status != STATUS_NOT_FOUND)
+            return status;
+    } else if (!known->forgotten) {
+        *key = known->key;
+        return STATUS_OK;
+    }
+    if (!make)
+        return STATUS_NOT_FOUND;
+    if (known == NULL) {
+        known = know(all, subject);
+        known->forgotten = true; /* until it is made */
+    }
+    status = make_key(all, known, fault);
+    if (status == STATUS_OK)
+        *key = known->key;
+    else if (!known->open)
+        drop_known(all, known);
+    return status;
+}
+
+/* ---- another master key ---- */
+
+enum { REWRAP_AT_ONCE = 64 };
+
+void rewrap_begin(struct aggregates *all)
+{
+    all->rewrapping = all->owned && all->settings.vault != NULL && all->settings.vault->master_count > 0;
+    all->rewrap_from = key_subjects(all->settings.partition);
+    all->rewrap_index = all->effects.applied_index(all->effects.context);
+    all->rewrapped = 0;
+}
+
+/* Never one that is destroyed in an entry on its way: it would come back. */
+static bool may_rewrap(struct aggregates *all, const struct key_record *record)
+{
+    struct known_key *known = NULL;
+
+    HASH_FIND(hh, all->known_keys, record->subject.data, record->subject.len, known);
+    return (known == NULL || !known->forgotten) &&
+           !bytes_equal(record->master, bytes_of(all->settings.vault->masters[0].id));
+}
+
+static void rewrap(struct aggregates *all, const struct key_record *old)
+{
+    struct arena arena = {0};
+    struct key_record record;
+    struct fault fault;
+
+    if (subject_key_wrap_again(all->settings.vault, all->settings.partition, old, &arena, &record, &fault) ==
+        STATUS_OK) {
+        wire_log_batch_add_key(&all->open, &record);
+        all->rewrapped++;
+    } else {
+        journal(JOURNAL_ERROR, "key-not-wrapped-again", "partition %u: %s", all->settings.partition, fault.message);
+    }
+    arena_release(&arena);
+}
+
+void rewrap_some(struct aggregates *all)
+{
+    struct store_key to = key_subjects_end(all->settings.partition);
+    struct store_cursor *cursor;
+    struct arena arena = {0};
+    struct bytes key, value;
+    struct fault fault;
+    enum status status = STATUS_OK;
+
+    if (!all->rewrapping || all->effects.stored_index(all->effects.context) < all->rewrap_index)
+        return;
+    cursor = store_cursor_new(all->store, STORE_KEYS, key_bytes(&all->rewrap_from), key_bytes(&to), false);
+    for (int i = 0; i < REWRAP_AT_ONCE && status == STATUS_OK; i++) {
+        struct key_record record;
+
+        status = store_cursor_next(cursor, &key, &value, &fault);
+        if (status != STATUS_OK)
+            break;
+        all->rewrap_from = (struct store_key){.len = key.len + 1}; /* just behind it */
+        memcpy(all->rewrap_from.data, key.data, key.len);
+        all->rewrap_from.data[key.len] = 0;
+        if (wire_key_record_decode(value, &arena, &record, &fault) == STATUS_OK && may_rewrap(all, &record))
+            rewrap(all, &record);
+        arena_reset(&arena);
+    }
+    store_cursor_free(cursor);
+    arena_release(&arena);
+    if (status == STATUS_OK)
+        return;
+    all->rewrapping = false;
+    if (all->rewrapped > 0)
+        journal(JOURNAL_INFO, "keys-wrapped-again", "%zu keys of partition %u, by the master key %s", all->rewrapped,
+                all->settings.partition, all->settings.vault->masters[0].id);
+}
+
+/* ---- whose events an aggregate has ---- */
+
+static bool has_subject(const struct aggregate *a, struct bytes subject)
+{
+    for (size_t i = 0; i < a->subject_count; i++)
+        if (bytes_equal(a->subjects[i], subject))
+            return true;
+    return false;
+}
+
+static void add_subject(struct aggregate *a, struct bytes subject)
+{
+    struct bytes copy = {memory_take(subject.len), subject.len};
+
+    memcpy((void *)copy.data, subject.data, subject.len);
+    a->subjects = memory_grow(a->subjects, (a->subject_count + 1) * sizeof *a->subjects);
+    a->subjects[a->subject_count++] = copy;
+}
+
+void sealing_unload(struct aggregate *a)
+{
+    for (size_t i = 0; i < a->subject_count; i++)
+        free((void *)a->subjects[i].data);
+    free(a->subjects);
+    a->subjects = NULL;
+    a->subject_count = 0;
+}
+
+enum status sealing_load(struct aggregates *all, struct aggregate *a, struct fault *fault)
+{
+    struct store_key from = key_use(all->settings.partition, a->id, BYTES_NONE);
+    struct store_key to = key_use_end(all->settings.partition, a->id);
+    struct store_cursor *cursor;
+    struct bytes key, value;
+    enum status status;
+
+    sealing_unload(a);
+    if (all->settings.vault == NULL)
+        return STATUS_OK; /* nothing can be sealed, nor can what is be opened */
+    cursor = store_cursor_new(all->store, STORE_KEYS, key_bytes(&from), key_bytes(&to), false);
+    while ((status = store_cursor_next(cursor, &key, &value, fault)) == STATUS_OK)
+        add_subject(a, (struct bytes){key.data + from.len, key.len - from.len});
+    store_cursor_free(cursor);
+    return status == STATUS_NOT_FOUND ? STATUS_OK : status;
+}
+
+/* ---- sealing ---- */
+
+enum status seal_event(struct aggregates *all, struct aggregate *a, struct event *event, struct arena *arena,
+                       struct fault *fault)
+{
+    struct seal_place place = {'E', all->settings.partition, a->id, event->sequence};
+    struct subject_key key;
+    enum status status;
+
+    if (event->subject.len == 0)
+        return STATUS_OK;
+    status = key_of(all, event->subject, true, &key, fault);
+    if (status != STATUS_OK)
+        return status;
+    event->payload = payload_seal(all->settings.vault, &key, &place, &event->payload, arena);
+    event->sealed_by = key.id;
+    if (!has_subject(a, event->subject)) {
+        wire_log_batch_add_use(&all->open, &(struct subject_use){a->id, event->subject});
+        add_subject(a, event->subject);
+    }
+    return STATUS_OK;
+}
+
+enum status seal_reply(struct aggregates *all, const struct command *command, struct reply *reply,
+                       struct arena *arena, struct fault *fault)
+{
+    struct seal_place place = {'R', all->settings.partition, command->id, 0};
+    struct subject_key key;
+    enum status status;
+
+    if (command->subject.len == 0 || !reply->present || reply->payload.kind == PAYLOAD_NONE)
+        return STATUS_OK;
+    status = key_of(all, command->subject, true, &key, fault);
+    if (status != STATUS_OK)
+        return status;
+    reply->payload = payload_seal(all->settings.vault, &key, &place, &reply->payload, arena);
+    reply->subject = command->subject;
+    reply->sealed_by = key.id;
+    return STATUS_OK;
+}
+
+bool seal_snapshot(struct aggregates *all, struct aggregate *a, struct snapshot *snapshot, struct arena *arena)
+{
+    struct seal_place place = {'S', all->settings.partition, a->id, snapshot->sequence};
+    struct fault fault;
+
+    snapshot->seals = NULL;
+    snapshot->seal_count = 0;
+    if (snapshot->payload.kind == PAYLOAD_NONE || a->subject_count == 0)
+        return true;
+    if (a->subject_count > SNAPSHOT_SEALS_MAX)
+        return false;
+    snapshot->seals = arena_take(arena, a->subject_count * sizeof *snapshot->seals);
+    for (size_t i = 0; i < a->subject_count; i++) {
+        struct subject_key key;
+        enum status status = key_of(all, a->subjects[i], false, &key, &fault);
+
+        if (status == STATUS_NOT_FOUND) /* forgotten: nothing of it is in the state */
+            continue;
+        if (status != STATUS_OK)
+            return false;
+        snapshot->payload = payload_seal(all->settings.vault, &key, &place, &snapshot->payload, arena);
+        snapshot->seals[snapshot->seal_count++] = (struct seal){a->subjects[i], key.id};
+    }
+    return true;
+}
+
+/* ---- opening ---- */
+
+enum status open_snapshot(struct aggregates *all, struct snapshot *snapshot, struct arena *arena, struct fault *fault)
+{
+    return snapshot_open(all->settings.vault, all->store, all->settings.partition, snapshot, arena, fault);
+}
+
+/* Its key may be known here, and in no store yet. */
+static bool opens_with_known(struct aggregates *all, struct event *event, struct arena *arena)
+{
+    struct seal_place place = {'E', all->settings.partition, event->aggregate_id, event->sequence};
+    struct known_key *known = NULL;
+    struct fault fault;
+
+    HASH_FIND(hh, all->known_keys, event->subject.data, event->subject.len, known);
+    if (known == NULL || known->forgotten || known->key.id != event->sealed_by ||
+        payload_open_with(all->settings.vault, &known->key, &place, &event->payload, arena, &fault) != STATUS_OK)
+        return false;
+    event->sealed_by = 0;
+    return true;
+}
+
+static struct bytes opened_event(struct aggregates *all, struct bytes packed, struct arena *arena)
+{
+    struct buffer again = {0};
+    struct event event;
+    struct fault fault;
+    struct bytes out;
+
+    if (wire_event_decode(packed, arena, &event, &fault) != STATUS_OK)
+        return packed;
+    if (!opens_with_known(all, &event, arena) &&
+        event_open(all->settings.vault, all->store, &event, arena, &fault) != STATUS_OK) {
+        event.payload = (struct payload){PAYLOAD_NONE, BYTES_NONE};
+        event.sealed_by = 0;
+        event.forgotten = true;
+    }
+    wire_event_pack(&again, &event);
+    out = arena_copy(arena, buffer_bytes(&again));
+    buffer_release(&again);
+    return out;
+}
+
+struct bytes *open_events(struct aggregates *all, const struct command_record *record, struct arena *arena)
+{
+    struct bytes *events = record->packed_events;
+
+    for (size_t i = 0; i < record->event_count; i++) {
+        if (!event_is_sealed(record->packed_events[i]))
+            continue;
+        if (events == record->packed_events) {
+            events = arena_take(arena, record->event_count * sizeof *events);
+            memcpy(events, record->packed_events, record->event_count * sizeof *events);
+        }
+        events[i] = opened_event(all, record->packed_events[i], arena);
+    }
+    return events;
+}
+
+/* What can't be opened for want of a master key is told without it. */
+void open_reply(struct aggregates *all, struct outcome *outcome, struct arena *arena)
+{
+    struct seal_place place = {'R', all->settings.partition, outcome->command_id, 0};
+    struct reply *reply = &outcome->reply;
+    struct known_key *known = NULL;
+    struct fault fault;
+
+    if (reply->sealed_by == 0)
+        return;
+    HASH_FIND(hh, all->known_keys, reply->subject.data, reply->subject.len, known);
+    if ((known == NULL || known->forgotten || known->key.id != reply->sealed_by ||
+         payload_open_with(all->settings.vault, &known->key, &place, &reply->payload, arena, &fault) != STATUS_OK) &&
+        payload_open(all->settings.vault, all->store, &place, reply->subject, reply->sealed_by, &reply->payload,
+                     &reply->forgotten, arena, &fault) != STATUS_OK) {
+        reply->payload = (struct payload){PAYLOAD_NONE, BYTES_NONE};
+        reply->forgotten = true;
+    }
+    reply->sealed_by = 0;
+}
+
+/* ---- forgetting, and what is committed ---- */
+
+void forget_subject(struct aggregates *all, struct bytes subject)
+{
+    struct known_key *known = know(all, subject);
+
+    known->forgotten = true;
+    known->open = all->open_has_keys = all->open_forgets = true;
+    explicit_bzero(&known->key, sizeof known->key);
+    wire_log_batch_add_key(&all->open, &(struct key_record){.subject = subject});
+}
+
+void put_keys(struct aggregates *all, const struct log_batch *entry, struct store_batch *batch)
+{
+    struct buffer packed = {0};
+    bool forgot = false;
+
+    for (size_t i = 0; i < entry->key_count; i++) {
+        const struct key_record *record = &entry->keys[i];
+        struct store_key key = key_subject(all->settings.partition, record->subject, record->key_id);
+        struct store_key end = key_subject_end(all->settings.partition, record->subject);
+
+        packed.len = 0;
+        wire_key_record_pack(&packed, record);
+        if (record->wrapped.len > 0)
+            store_batch_put(batch, STORE_KEYS, key_bytes(&key), buffer_bytes(&packed));
+        else
+            store_batch_delete_range(batch, STORE_KEYS, key_bytes(&key), key_bytes(&end));
+        forgot = forgot || record->wrapped.len == 0;
+    }
+    for (size_t i = 0; i < entry->use_count; i++) {
+        struct store_key key = key_use(all->settings.partition, entry->uses[i].aggregate_id, entry->uses[i].subject);
+
+        store_batch_put(batch, STORE_KEYS, key_bytes(&key), BYTES_LITERAL("u"));
+    }
+    buffer_release(&packed);
+    if (forgot)
+        all->effects.forgot(all->effects.context);
+}
+
+void aggregates_set_vault(struct aggregates *all, const struct vault *vault)
+{
+    all->settings.vault = vault;
+    rewrap_begin(all);
+}

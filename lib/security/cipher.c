@@ -1,0 +1,191 @@
+/*
+ * AES-256-GCM by OpenSSL, and the file of master keys. Keys are wiped from memory that is given back.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <openssl/rand.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "security.h"
+
+enum { NONCE_BYTES = 12, TAG_BYTES = 16, FILE_BYTES_MAX = 1 << 16, ID_BYTES_MAX = 63 };
+
+void secret_random(uint8_t *out, size_t len)
+{
+    if (RAND_bytes(out, (int)len) != 1)
+        abort(); /* the kernel gives no randomness: no key of ours would be one */
+}
+
+static EVP_CIPHER_CTX *begin(const uint8_t *key, const uint8_t *nonce, struct bytes bound_to, bool sealing)
+{
+    EVP_CIPHER_CTX *context = EVP_CIPHER_CTX_new();
+    int len;
+
+    if (context == NULL || EVP_CipherInit_ex(context, EVP_aes_256_gcm(), NULL, key, nonce, sealing) != 1 ||
+        EVP_CipherUpdate(context, NULL, &len, bound_to.data, (int)bound_to.len) != 1)
+        abort(); /* out of memory, or a library without AES */
+    return context;
+}
+
+void secret_seal(const uint8_t key[SECRET_BYTES], struct bytes bound_to, struct bytes plain, struct buffer *out)
+{
+    uint8_t nonce[NONCE_BYTES];
+    uint8_t tag[TAG_BYTES];
+    EVP_CIPHER_CTX *context;
+    uint8_t *at;
+    int len = 0;
+
+    secret_random(nonce, sizeof nonce);
+    buffer_add(out, nonce, sizeof nonce);
+    at = buffer_extend(out, plain.len + TAG_BYTES);
+    context = begin(key, nonce, bound_to, true);
+    if (EVP_CipherUpdate(context, at, &len, plain.data, (int)plain.len) != 1 ||
+        EVP_CipherFinal_ex(context, at + len, &len) != 1 ||
+        EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_GCM_GET_TAG, TAG_BYTES, tag) != 1)
+        abort();
+    memcpy(at + plain.len, tag, TAG_BYTES);
+    EVP_CIPHER_CTX_free(context);
+}
+
+bool secret_open(const uint8_t key[SECRET_BYTES], struct bytes bound_to, struct bytes sealed, struct buffer *out)
+{
+    size_t before = out->len;
+    EVP_CIPHER_CTX *context;
+    size_t plain;
+    uint8_t *at;
+    int len = 0;
+    bool good;
+
+    if (sealed.len < NONCE_BYTES + TAG_BYTES)
+        return false;
+    plain = sealed.len - NONCE_BYTES - TAG_BYTES;
+    at = buffer_extend(out, plain + 1);
+    context = begin(key, sealed.data, bound_to, false);
+    good = EVP_CipherUpdate(context, at, &len, sealed.data + NONCE_BYTES, (int)plain) == 1 &&
+           EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_GCM_SET_TAG, TAG_BYTES, (void *)(sealed.data + sealed.len - TAG_BYTES)) == 1 &&
+           EVP_CipherFinal_ex(context, at + len, &len) == 1;
+    EVP_CIPHER_CTX_free(context);
+    out->len = good ? before + plain : before;
+    if (!good)
+        explicit_bzero(at, plain);
+    return good;
+}
+
+/* ---- the file ---- */
+
+static enum status check_file(const char *path, struct fault *fault)
+{
+    struct stat facts;
+
+    if (stat(path, &facts) != 0)
+        return fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE", "cannot read the master keys %s: %s", path,
+                         strerror(errno));
+    if (!S_ISREG(facts.st_mode) || (facts.st_mode & 077) != 0)
+        return fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
+                         "%s must be a file that only its owner can read: chmod 600 %s", path, path);
+    return STATUS_OK;
+}
+
+static bool read_key(const char *text, size_t len, uint8_t key[SECRET_BYTES])
+{
+    uint8_t raw[SECRET_BYTES + 3];
+    int got = len == 44 ? EVP_DecodeBlock(raw, (const uint8_t *)text, (int)len) : -1;
+
+    if (got != (int)SECRET_BYTES + 1) /* with one byte of padding */
+        return false;
+    memcpy(key, raw, SECRET_BYTES);
+    explicit_bzero(raw, sizeof raw);
+    return true;
+}
+
+static bool is_id(const char *text, size_t len)
+{
+    if (len == 0 || len > ID_BYTES_MAX)
+        return false;
+    for (size_t i = 0; i < len; i++)
+        if (text[i] <= ' ' || text[i] >= 0x7F)
+            return false;
+    return true;
+}
+
+enum status master_keys_read(const char *path, void *context,
+                             bool (*each)(void *context, const char *id, const uint8_t key[SECRET_BYTES]),
+                             struct fault *fault)
+{
+    struct arena arena = {0};
+    struct bytes text;
+    size_t line = 0, count = 0;
+    enum status status = check_file(path, fault);
+
+    if (status == STATUS_OK)
+        status = file_read(path, FILE_BYTES_MAX, &arena, &text, fault);
+    for (size_t at = 0; status == STATUS_OK && at < text.len; line++) {
+        const char *begin_of = (const char *)text.data + at;
+        const char *newline = memchr(begin_of, '\n', text.len - at);
+        size_t len = newline == NULL ? text.len - at : (size_t)(newline - begin_of);
+        const char *space = memchr(begin_of, ' ', len);
+        char id[ID_BYTES_MAX + 1];
+        uint8_t key[SECRET_BYTES];
+
+        at += len + 1;
+        if (len == 0 || begin_of[0] == '#')
+            continue;
+        if (space == NULL || !is_id(begin_of, (size_t)(space - begin_of)) ||
+            !read_key(space + 1, len - (size_t)(space + 1 - begin_of), key))
+            status = fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
+                               "%s, line %zu: it must be an id, a space, and 32 bytes in base64", path, line + 1);
+        if (status == STATUS_OK) {
+            snprintf(id, sizeof id, "%.*s", (int)(space - begin_of), begin_of);
+            if (!each(context, id, key))
+                status = fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
+                                   "%s, line %zu: too many keys, or the id %s is there twice", path, line + 1, id);
+            count++;
+        }
+        explicit_bzero(key, sizeof key);
+    }
+    if (status == STATUS_OK && count == 0)
+        status = fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE", "%s holds no key; cairnctl key master makes one", path);
+    arena_release(&arena);
+    return status;
+}
+
+enum status master_key_add(const char *path, const char *id, struct fault *fault)
+{
+    struct arena arena = {0};
+    struct bytes before = BYTES_NONE;
+    struct buffer text = {0};
+    uint8_t key[SECRET_BYTES];
+    char encoded[48];
+    char draft[640];
+    int fd;
+    bool good;
+    enum status status = STATUS_OK;
+
+    if (!is_id(id, strlen(id)))
+        return fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
+                         "`%s` is no id of a key: 1 to %d printable characters without a space", id, ID_BYTES_MAX);
+    if (access(path, F_OK) == 0) {
+        status = check_file(path, fault);
+        if (status == STATUS_OK)
+            status = file_read(path, FILE_BYTES_MAX, &arena, &before, fault);
+    }
+    secret_random(key, sizeof key);
+    (void)EVP_EncodeBlock((uint8_t *)encoded, key, sizeof key);
+    buffer_printf(&text, "%s %s\n", id, encoded);
+    buffer_add(&text, before.data, before.len);
+    snprintf(draft, sizeof draft, "%s.new", path);
+    fd = status == STATUS_OK ? open(draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
+    good = fd >= 0 && write(fd, text.data, text.len) == (ssize_t)text.len && fsync(fd) == 0;
+    if (fd >= 0)
+        (void)close(fd);
+    if (status == STATUS_OK && (!good || rename(draft, path) != 0))
+        status = fault_set(fault, STATUS_FAILED, "MASTER_KEY_FILE", "cannot write %s: %s", path, strerror(errno));
+    explicit_bzero(key, sizeof key);
+    explicit_bzero(encoded, sizeof encoded);
+    explicit_bzero(text.data, text.len);
+    buffer_release(&text);
+    arena_release(&arena);
+    return status;
+}
