@@ -36,22 +36,6 @@ static bool has_own_peer_roots(const struct config *config)
     return strcmp(config->tls_ca, config->peer_tls_ca) != 0;
 }
 
-static enum status write_whole(const char *path, const struct buffer *text, struct fault *fault)
-{
-    char draft[640];
-    int fd;
-    bool good;
-
-    snprintf(draft, sizeof draft, "%s.new", path);
-    fd = open(draft, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    good = fd >= 0 && write(fd, text->data, text->len) == (ssize_t)text->len;
-    if (fd >= 0)
-        (void)close(fd);
-    if (!good || rename(draft, path) != 0)
-        return fault_set(fault, STATUS_FAILED, "DATA_DIR", "cannot write %s: %s", path, strerror(errno));
-    return STATUS_OK;
-}
-
 /* Clients and peers come to one port, and a handshake knows one bundle: both in one file. */
 static enum status join_bundles(struct access *access, struct fault *fault)
 {
@@ -72,7 +56,7 @@ static enum status join_bundles(struct access *access, struct fault *fault)
         }
     }
     if (status == STATUS_OK)
-        status = write_whole(access->roots, &text, fault);
+        status = file_replace(access->roots, buffer_bytes(&text), fault);
     buffer_release(&text);
     arena_release(&arena);
     return status;

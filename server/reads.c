@@ -106,7 +106,6 @@ static enum status give_snapshot(struct shard *shard, struct reading *r, struct 
 {
     struct store_key key = key_snapshot((uint16_t)r->partition, r->request.aggregate_id);
     struct buffer message = {0};
-    struct buffer opened = {0};
     struct snapshot snapshot;
     struct bytes packed;
     enum status status =
@@ -117,18 +116,12 @@ static enum status give_snapshot(struct shard *shard, struct reading *r, struct 
                          (int)r->request.aggregate_id.len, (const char *)r->request.aggregate_id.data);
     if (status != STATUS_OK)
         return status;
-    status = wire_snapshot_decode(packed, &r->arena, &snapshot, fault);
-    if (status == STATUS_OK && snapshot.seal_count > 0) {
-        status = snapshot_open(subjects_vault(shard->node), shard->node->store, (uint16_t)r->partition, &snapshot,
-                               &r->arena, fault);
-        if (status == STATUS_OK && !snapshot.present)
-            return fault_set(fault, STATUS_NOT_FOUND, "SNAPSHOT_NOT_FOUND",
-                             "the snapshot of aggregate %.*s has somebody in it who was forgotten",
-                             (int)r->request.aggregate_id.len, (const char *)r->request.aggregate_id.data);
-        wire_snapshot_pack(&opened, &snapshot);
-        packed = arena_copy(&r->arena, buffer_bytes(&opened));
-        buffer_release(&opened);
-    }
+    status = snapshot_reveal(subjects_vault(shard->node), shard->node->store, (uint16_t)r->partition, &packed, &snapshot,
+                             &r->arena, fault);
+    if (status == STATUS_OK && !snapshot.present)
+        return fault_set(fault, STATUS_NOT_FOUND, "SNAPSHOT_NOT_FOUND",
+                         "the snapshot of aggregate %.*s has somebody in it who was forgotten",
+                         (int)r->request.aggregate_id.len, (const char *)r->request.aggregate_id.data);
     if (status != STATUS_OK)
         return status;
     wire_read_snapshot_response(&message, packed);

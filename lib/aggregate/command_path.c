@@ -379,12 +379,10 @@ static void decide_here(struct aggregates *all, struct aggregate *a, struct infl
     decision_init(&d, &arena);
     if (command->waiters->command.kind == COMMAND_APPEND)
         decision_by_append(&d, &command->waiters->command);
-    else if (command->waiters->command.kind == COMMAND_FORGET)
-        ; /* nothing is decided */
-    else if (command->waiters->command.kind != COMMAND_DISPATCH)
-        decision_by_snapshot(&d, &command->waiters->command, a->sequence);
-    else
+    else if (command->waiters->command.kind == COMMAND_DISPATCH)
         decision_by_module(&d, a, &command->waiters->command);
+    else if (command->waiters->command.kind != COMMAND_FORGET) /* there nothing is decided */
+        decision_by_snapshot(&d, &command->waiters->command, a->sequence);
     decided(all, a, command, &d, moment);
     arena_release(&arena);
 }

@@ -23,11 +23,11 @@ static void answer_packed(struct aggregates *all, struct admitted *command, stru
     struct fault fault;
 
     command->next = NULL;
-    if (wire_outcome_decode(packed, &arena, &outcome, &fault) != STATUS_OK)
+    if (wire_outcome_decode(packed, &arena, &outcome, &fault) != STATUS_OK) {
         refusal_add(all, command, &fault);
-    else if (outcome.fingerprint != command->command.fingerprint && !PLANTED(FINGERPRINT_IGNORED))
+    } else if (outcome.fingerprint != command->command.fingerprint && !PLANTED(FINGERPRINT_IGNORED)) {
         refuse_reuse(all, command);
-    else {
+    } else {
         open_reply(all, &outcome, &arena);
         all->effects.answer(all->effects.context, command, &outcome, NULL);
     }
@@ -96,7 +96,6 @@ void inflight_answer(struct aggregates *all, struct inflight *inflight,
                      const struct outcome *outcome, const struct fault *fault)
 {
     struct admitted *commands = inflight->waiters;
-
     struct arena arena = {0};
     struct outcome opened;
 

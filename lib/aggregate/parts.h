@@ -228,8 +228,6 @@ MUST_USE enum status seal_reply(struct aggregates *all, const struct command *co
 /* False: of too many subjects to be worth it. */
 bool seal_snapshot(struct aggregates *all, struct aggregate *aggregate, struct snapshot *snapshot,
                    struct arena *arena);
-MUST_USE enum status open_snapshot(struct aggregates *all, struct snapshot *snapshot, struct arena *arena,
-                                   struct fault *fault);
 /* As processors see them: the same array when none is sealed. */
 struct bytes *open_events(struct aggregates *all, const struct command_record *record, struct arena *arena);
 void open_reply(struct aggregates *all, struct outcome *outcome, struct arena *arena);

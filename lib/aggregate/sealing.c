@@ -18,6 +18,14 @@ struct known_key {
 
 /* ---- keys that are known ---- */
 
+static struct known_key *find_known(struct aggregates *all, struct bytes subject)
+{
+    struct known_key *known = NULL;
+
+    HASH_FIND(hh, all->known_keys, subject.data, subject.len, known);
+    return known;
+}
+
 static void drop_known(struct aggregates *all, struct known_key *known)
 {
     HASH_DEL(all->known_keys, known);
@@ -34,9 +42,8 @@ static void trim_known(struct aggregates *all)
 
 static struct known_key *know(struct aggregates *all, struct bytes subject)
 {
-    struct known_key *known = NULL;
+    struct known_key *known = find_known(all, subject);
 
-    HASH_FIND(hh, all->known_keys, subject.data, subject.len, known);
     if (known != NULL)
         return known;
     trim_known(all);
@@ -91,15 +98,19 @@ void sealing_disown(struct aggregates *all)
     drop_known(all, known);
 }
 
-static enum status make_key(struct aggregates *all, struct known_key *known, struct fault *fault)
+static enum status make_key(struct aggregates *all, struct bytes subject, struct subject_key *key,
+                            struct fault *fault)
 {
     struct arena arena = {0};
     struct key_record record;
-    enum status status = subject_key_make(all->settings.vault, all->settings.partition, known->subject, &arena,
-                                          &known->key, &record, fault);
+    enum status status = subject_key_make(all->settings.vault, all->settings.partition, subject, &arena, key, &record,
+                                          fault);
 
     if (status == STATUS_OK) {
+        struct known_key *known = know(all, subject);
+
         wire_log_batch_add_key(&all->open, &record);
+        known->key = *key;
         known->forgotten = false;
         known->open = all->open_has_keys = true;
     }
@@ -111,12 +122,12 @@ static enum status make_key(struct aggregates *all, struct known_key *known, str
 static enum status key_of(struct aggregates *all, struct bytes subject, bool make, struct subject_key *key,
                           struct fault *fault)
 {
-    struct known_key *known = NULL;
-    enum status status = STATUS_OK;
+    const struct known_key *known = find_known(all, subject);
 
-    HASH_FIND(hh, all->known_keys, subject.data, subject.len, known);
     if (known == NULL) {
-        status = subject_key_newest(all->settings.vault, all->store, all->settings.partition, subject, key, fault);
+        enum status status =
+            subject_key_newest(all->settings.vault, all->store, all->settings.partition, subject, key, fault);
+
         if (status == STATUS_OK)
             know(all, subject)->key = *key;
         if (status != STATUS_NOT_FOUND)
@@ -125,18 +136,7 @@ static enum status key_of(struct aggregates *all, struct bytes subject, bool mak
         *key = known->key;
         return STATUS_OK;
     }
-    if (!make)
-        return STATUS_NOT_FOUND;
-    if (known == NULL) {
-        known = know(all, subject);
-        known->forgotten = true; /* until it is made */
-    }
-    status = make_key(all, known, fault);
-    if (status == STATUS_OK)
-        *key = known->key;
-    else if (!known->open)
-        drop_known(all, known);
-    return status;
+    return make ? make_key(all, subject, key, fault) : STATUS_NOT_FOUND;
 }
 
 /* ---- another master key ---- */
@@ -154,9 +154,8 @@ void rewrap_begin(struct aggregates *all)
 /* Never one that is destroyed in an entry on its way: it would come back. */
 static bool may_rewrap(struct aggregates *all, const struct key_record *record)
 {
-    struct known_key *known = NULL;
+    const struct known_key *known = find_known(all, record->subject);
 
-    HASH_FIND(hh, all->known_keys, record->subject.data, record->subject.len, known);
     return (known == NULL || !known->forgotten) &&
            !bytes_equal(record->master, bytes_of(all->settings.vault->masters[0].id));
 }
@@ -327,19 +326,13 @@ bool seal_snapshot(struct aggregates *all, struct aggregate *a, struct snapshot 
 
 /* ---- opening ---- */
 
-enum status open_snapshot(struct aggregates *all, struct snapshot *snapshot, struct arena *arena, struct fault *fault)
-{
-    return snapshot_open(all->settings.vault, all->store, all->settings.partition, snapshot, arena, fault);
-}
-
 /* Its key may be known here, and in no store yet. */
 static bool opens_with_known(struct aggregates *all, struct event *event, struct arena *arena)
 {
     struct seal_place place = {'E', all->settings.partition, event->aggregate_id, event->sequence};
-    struct known_key *known = NULL;
+    const struct known_key *known = find_known(all, event->subject);
     struct fault fault;
 
-    HASH_FIND(hh, all->known_keys, event->subject.data, event->subject.len, known);
     if (known == NULL || known->forgotten || known->key.id != event->sealed_by ||
         payload_open_with(all->settings.vault, &known->key, &place, &event->payload, arena, &fault) != STATUS_OK)
         return false;
@@ -373,7 +366,7 @@ struct bytes *open_events(struct aggregates *all, const struct command_record *r
     struct bytes *events = record->packed_events;
 
     for (size_t i = 0; i < record->event_count; i++) {
-        if (!event_is_sealed(record->packed_events[i]))
+        if (!wire_event_is_sealed(record->packed_events[i]))
             continue;
         if (events == record->packed_events) {
             events = arena_take(arena, record->event_count * sizeof *events);
@@ -389,12 +382,12 @@ void open_reply(struct aggregates *all, struct outcome *outcome, struct arena *a
 {
     struct seal_place place = {'R', all->settings.partition, outcome->command_id, 0};
     struct reply *reply = &outcome->reply;
-    struct known_key *known = NULL;
+    const struct known_key *known;
     struct fault fault;
 
     if (reply->sealed_by == 0)
         return;
-    HASH_FIND(hh, all->known_keys, reply->subject.data, reply->subject.len, known);
+    known = find_known(all, reply->subject);
     if ((known == NULL || known->forgotten || known->key.id != reply->sealed_by ||
          payload_open_with(all->settings.vault, &known->key, &place, &reply->payload, arena, &fault) != STATUS_OK) &&
         payload_open(all->settings.vault, all->store, &place, reply->subject, reply->sealed_by, &reply->payload,

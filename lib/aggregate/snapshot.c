@@ -78,22 +78,6 @@ enum status snapshot_check(const struct snapshot *snapshot, uint64_t sequence,
     return STATUS_OK;
 }
 
-/* As its reader sees it; nothing when one of its subjects is forgotten. */
-static enum status unsealed(struct aggregates *all, struct snapshot *snapshot, struct arena *arena,
-                            struct bytes *packed, struct fault *fault)
-{
-    struct buffer again = {0};
-    enum status status = open_snapshot(all, snapshot, arena, fault);
-
-    *packed = BYTES_NONE;
-    if (status != STATUS_OK || !snapshot->present)
-        return status;
-    wire_snapshot_pack(&again, snapshot);
-    *packed = arena_copy(arena, buffer_bytes(&again));
-    buffer_release(&again);
-    return STATUS_OK;
-}
-
 enum status snapshot_find(struct aggregates *all, const struct aggregate *a, struct arena *arena,
                           struct bytes *packed, struct snapshot *snapshot, struct fault *fault)
 {
@@ -103,11 +87,10 @@ enum status snapshot_find(struct aggregates *all, const struct aggregate *a, str
 
     *snapshot = (struct snapshot){.present = false};
     if (status == STATUS_OK)
-        status = wire_snapshot_decode(*packed, arena, snapshot, fault);
+        status = snapshot_reveal(all->settings.vault, all->store, all->settings.partition, packed, snapshot, arena,
+                                 fault);
     else
         *packed = BYTES_NONE;
-    if (status == STATUS_OK && snapshot->seal_count > 0)
-        status = unsealed(all, snapshot, arena, packed, fault);
     if (status == STATUS_OK && snapshot->sequence > a->sequence)
         return fault_set(fault, STATUS_DAMAGED, "EVENT_MISSING",
                          "aggregate %.*s has a snapshot of %llu events, but %llu events",

@@ -1,11 +1,8 @@
 /*
  * AES-256-GCM by OpenSSL, and the file of master keys. Keys are wiped from memory that is given back.
  */
-#include <errno.h>
-#include <fcntl.h>
 #include <openssl/evp.h>
 #include <openssl/rand.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "security.h"
@@ -75,19 +72,6 @@ bool secret_open(const uint8_t key[SECRET_BYTES], struct bytes bound_to, struct 
 
 /* ---- the file ---- */
 
-static enum status check_file(const char *path, struct fault *fault)
-{
-    struct stat facts;
-
-    if (stat(path, &facts) != 0)
-        return fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE", "cannot read the master keys %s: %s", path,
-                         strerror(errno));
-    if (!S_ISREG(facts.st_mode) || (facts.st_mode & 077) != 0)
-        return fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
-                         "%s must be a file that only its owner can read: chmod 600 %s", path, path);
-    return STATUS_OK;
-}
-
 static bool read_key(const char *text, size_t len, uint8_t key[SECRET_BYTES])
 {
     uint8_t raw[SECRET_BYTES + 3];
@@ -117,7 +101,7 @@ enum status master_keys_read(const char *path, void *context,
     struct arena arena = {0};
     struct bytes text;
     size_t line = 0, count = 0;
-    enum status status = check_file(path, fault);
+    enum status status = master_key_file_check(path, fault);
 
     if (status == STATUS_OK)
         status = file_read(path, FILE_BYTES_MAX, &arena, &text, fault);
@@ -158,16 +142,13 @@ enum status master_key_add(const char *path, const char *id, struct fault *fault
     struct buffer text = {0};
     uint8_t key[SECRET_BYTES];
     char encoded[48];
-    char draft[640];
-    int fd;
-    bool good;
     enum status status = STATUS_OK;
 
     if (!is_id(id, strlen(id)))
         return fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
                          "`%s` is no id of a key: 1 to %d printable characters without a space", id, ID_BYTES_MAX);
     if (access(path, F_OK) == 0) {
-        status = check_file(path, fault);
+        status = master_key_file_check(path, fault);
         if (status == STATUS_OK)
             status = file_read(path, FILE_BYTES_MAX, &arena, &before, fault);
     }
@@ -175,13 +156,8 @@ enum status master_key_add(const char *path, const char *id, struct fault *fault
     (void)EVP_EncodeBlock((uint8_t *)encoded, key, sizeof key);
     buffer_printf(&text, "%s %s\n", id, encoded);
     buffer_add(&text, before.data, before.len);
-    snprintf(draft, sizeof draft, "%s.new", path);
-    fd = status == STATUS_OK ? open(draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600) : -1;
-    good = fd >= 0 && write(fd, text.data, text.len) == (ssize_t)text.len && fsync(fd) == 0;
-    if (fd >= 0)
-        (void)close(fd);
-    if (status == STATUS_OK && (!good || rename(draft, path) != 0))
-        status = fault_set(fault, STATUS_FAILED, "MASTER_KEY_FILE", "cannot write %s: %s", path, strerror(errno));
+    if (status == STATUS_OK)
+        status = file_replace(path, buffer_bytes(&text), fault);
     explicit_bzero(key, sizeof key);
     explicit_bzero(encoded, sizeof encoded);
     explicit_bzero(text.data, text.len);

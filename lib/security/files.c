@@ -1,6 +1,7 @@
 /* Files with secrets or rights in them: whose they are, whether they changed, what is in them. */
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -32,6 +33,19 @@ enum status key_file_check(const char *path, struct fault *fault)
                          "others may read or write the private key %s (mode %03o); chmod 600 it, and replace it if "
                          "strangers were on this machine",
                          path, facts.st_mode & 0777);
+    return STATUS_OK;
+}
+
+enum status master_key_file_check(const char *path, struct fault *fault)
+{
+    struct stat facts;
+
+    if (look(path, "master keys", &facts, fault) != STATUS_OK)
+        return fault->status;
+    if ((facts.st_mode & 0077) != 0)
+        return fault_set(fault, STATUS_INVALID, "FILE_EXPOSED",
+                         "the master keys %s must be a file that only its owner can read (mode %03o): chmod 600 it", path,
+                         facts.st_mode & 0777);
     return STATUS_OK;
 }
 
@@ -96,5 +110,22 @@ enum status file_read(const char *path, size_t limit, struct arena *arena, struc
         return fault_set(fault, STATUS_INVALID, "FILE_UNREADABLE", "%s is larger than %zu bytes", path, limit);
     data[len] = '\0';
     *out = (struct bytes){data, len};
+    return STATUS_OK;
+}
+
+enum status file_replace(const char *path, struct bytes text, struct fault *fault)
+{
+    char draft[1024];
+    int fd;
+    bool good;
+
+    snprintf(draft, sizeof draft, "%s.new", path);
+    (void)unlink(draft); /* of a try that was cut short */
+    fd = open(draft, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    good = fd >= 0 && write(fd, text.data, text.len) == (ssize_t)text.len && fsync(fd) == 0;
+    if (fd >= 0)
+        (void)close(fd);
+    if (!good || rename(draft, path) != 0)
+        return fault_set(fault, STATUS_FAILED, "FILE_UNWRITABLE", "cannot write %s: %s", path, strerror(errno));
     return STATUS_OK;
 }

@@ -56,6 +56,8 @@ const char *identity_problem(struct bytes text);
 
 /* INVALID when others can read the key, or it isn't one. */
 MUST_USE enum status key_file_check(const char *path, struct fault *fault);
+/* INVALID when anybody but its owner can read it. */
+MUST_USE enum status master_key_file_check(const char *path, struct fault *fault);
 /* INVALID when others can write it, or it isn't a file. */
 MUST_USE enum status policy_file_check(const char *path, struct fault *fault);
 /* Changes whenever the file does; 0 when there is none. */
@@ -64,6 +66,9 @@ uint64_t folder_mark(const char *path); /* the same for all files in it */
 /* The whole file in the arena, up to `limit` bytes. */
 MUST_USE enum status file_read(const char *path, size_t limit, struct arena *arena, struct bytes *out,
                                struct fault *fault);
+
+/* The whole file at once, or as it was; for its owner alone. */
+MUST_USE enum status file_replace(const char *path, struct bytes text, struct fault *fault);
 
 /* ---- making certificates (issue.c) ---- */
 

@@ -230,6 +230,24 @@ enum status snapshot_open(const struct vault *vault, struct store *store, uint16
     return STATUS_OK;
 }
 
+enum status snapshot_reveal(const struct vault *vault, struct store *store, uint16_t partition, struct bytes *packed,
+                            struct snapshot *snapshot, struct arena *arena, struct fault *fault)
+{
+    struct buffer again = {0};
+    enum status status = wire_snapshot_decode(*packed, arena, snapshot, fault);
+
+    if (status != STATUS_OK || snapshot->seal_count == 0)
+        return status;
+    *packed = BYTES_NONE;
+    status = snapshot_open(vault, store, partition, snapshot, arena, fault);
+    if (status != STATUS_OK || !snapshot->present)
+        return status;
+    wire_snapshot_pack(&again, snapshot);
+    *packed = arena_copy(arena, buffer_bytes(&again));
+    buffer_release(&again);
+    return STATUS_OK;
+}
+
 /* ---- events ---- */
 
 enum status event_open(const struct vault *vault, struct store *store, struct event *event, struct arena *arena,
@@ -247,11 +265,6 @@ enum status event_open(const struct vault *vault, struct store *store, struct ev
     return status;
 }
 
-bool event_is_sealed(struct bytes packed)
-{
-    return packed.len > 2 && packed.data[0] == EVENT_SEALED_TAG_0 && packed.data[1] == EVENT_SEALED_TAG_1;
-}
-
 enum status event_reveal(const struct vault *vault, struct store *store, struct bytes packed, struct arena *arena,
                          struct bytes *out, struct fault *fault)
 {
@@ -260,7 +273,7 @@ enum status event_reveal(const struct vault *vault, struct store *store, struct 
     enum status status;
 
     *out = packed;
-    if (!event_is_sealed(packed))
+    if (!wire_event_is_sealed(packed))
         return STATUS_OK;
     status = wire_event_decode(packed, arena, &event, fault);
     if (status == STATUS_OK)

@@ -84,11 +84,15 @@ MUST_USE enum status payload_open_with(const struct vault *vault, const struct s
 /* Through all its seals; it isn't present any more when one of their subjects is forgotten. */
 MUST_USE enum status snapshot_open(const struct vault *vault, struct store *store, uint16_t partition,
                                    struct snapshot *snapshot, struct arena *arena, struct fault *fault);
+/* A stored snapshot as its readers see it, decoded and packed: *packed stays when it isn't sealed, else is in the arena,
+ * and empty when there is nothing to see any more. */
+MUST_USE enum status snapshot_reveal(const struct vault *vault, struct store *store, uint16_t partition,
+                                     struct bytes *packed, struct snapshot *snapshot, struct arena *arena,
+                                     struct fault *fault);
 
 /* A stored event as its readers see it: the same bytes when it isn't sealed, else new ones in the arena. */
 MUST_USE enum status event_reveal(const struct vault *vault, struct store *store, struct bytes packed,
                                   struct arena *arena, struct bytes *out, struct fault *fault);
-bool event_is_sealed(struct bytes packed);
 /* The same in place. */
 MUST_USE enum status event_open(const struct vault *vault, struct store *store, struct event *event,
                                 struct arena *arena, struct fault *fault);

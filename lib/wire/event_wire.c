@@ -100,7 +100,7 @@ static void put_origin(struct buffer *out, unsigned field, const struct origin *
 
 void wire_event_pack(struct buffer *out, const struct event *event)
 {
-    put_fixed64(out, 16, event->sealed_by); /* first: see event_is_sealed() */
+    put_fixed64(out, 16, event->sealed_by); /* first: see wire_event_is_sealed() */
     put_bytes(out, 1, event->aggregate_type);
     put_bytes(out, 2, event->aggregate_id);
     put_u64(out, 3, event->sequence);
@@ -117,6 +117,12 @@ void wire_event_pack(struct buffer *out, const struct event *event)
     put_bytes(out, 15, event->principal);
     put_bytes(out, 17, event->subject);
     put_u64(out, 18, event->forgotten);
+}
+
+/* By the tag of field 16, fixed64, which no other packed event begins with. */
+bool wire_event_is_sealed(struct bytes packed)
+{
+    return packed.len > 2 && packed.data[0] == 0x81 && packed.data[1] == 0x01;
 }
 
 enum status wire_event_decode(struct bytes packed, struct arena *arena, struct event *event,

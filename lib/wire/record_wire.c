@@ -95,14 +95,6 @@ void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snap
     put_end(out, begun);
 }
 
-static void put_key_record(struct buffer *out, const struct key_record *record)
-{
-    put_bytes(out, 1, record->subject);
-    put_fixed64(out, 2, record->key_id);
-    put_bytes(out, 3, record->master);
-    put_bytes(out, 4, record->wrapped);
-}
-
 static struct key_record key_record_from(const Cairn__Store__V1__KeyRecord *message)
 {
     return (struct key_record){from_text(message->subject), message->key_id, from_text(message->master),
@@ -111,7 +103,10 @@ static struct key_record key_record_from(const Cairn__Store__V1__KeyRecord *mess
 
 void wire_key_record_pack(struct buffer *out, const struct key_record *record)
 {
-    put_key_record(out, record);
+    put_bytes(out, 1, record->subject);
+    put_fixed64(out, 2, record->key_id);
+    put_bytes(out, 3, record->master);
+    put_bytes(out, 4, record->wrapped);
 }
 
 enum status wire_key_record_decode(struct bytes packed, struct arena *arena, struct key_record *record,
@@ -130,7 +125,7 @@ void wire_log_batch_add_key(struct buffer *out, const struct key_record *record)
 {
     size_t begun = put_begin(out, 4);
 
-    put_key_record(out, record);
+    wire_key_record_pack(out, record);
     put_end(out, begun);
 }
 

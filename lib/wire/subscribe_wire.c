@@ -411,7 +411,7 @@ bool wire_has_sealed(struct bytes message)
     unsigned field;
 
     while (take_field(&message, &field, &number, &bytes))
-        if (field == 1 && bytes.len > 2 && bytes.data[0] == EVENT_SEALED_TAG_0 && bytes.data[1] == EVENT_SEALED_TAG_1)
+        if (field == 1 && wire_event_is_sealed(bytes))
             return true;
     return false;
 }

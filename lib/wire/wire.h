@@ -255,8 +255,7 @@ MUST_USE enum status wire_read_all_decode(struct bytes packed, struct arena *are
                                           struct read_all_request *request, struct fault *fault);
 void wire_read_all_pack(struct buffer *out, const struct read_all_request *request);
 /* Both responses have the same form: events, each packed, then maybe a token. */
-/* How a packed event begins that is sealed: field 16, fixed64, which wire_event_pack() writes first. */
-enum { EVENT_SEALED_TAG_0 = 0x81, EVENT_SEALED_TAG_1 = 0x01 };
+bool wire_event_is_sealed(struct bytes packed);
 /* Is any of the message's events sealed? See lib/subject. */
 bool wire_has_sealed(struct bytes message);
 void wire_subscribe_response_add(struct buffer *out, struct bytes packed_event);

@@ -91,10 +91,7 @@ def test_every_reader_sees_what_was_given_and_nobody_what_is_forgotten(three, cl
     assert payloads(client, "of-1")[2] == ({"n": "new"}, "anna", False)
     for node in three.nodes:
         node.kill()
-    for node in three.nodes:
-        node.start()
-    for node in three.nodes:
-        node.wait_ready()
+    three.start()
     for node in three.nodes:
         with cairn.Client([node.endpoint], timeout=20 * SLOW) as one:
             assert payloads(one, "of-1") == [(None, "anna", True), ({"n": "both"}, "bert", False),

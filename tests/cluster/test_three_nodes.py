@@ -175,10 +175,7 @@ def test_all_nodes_killed_at_once_lose_nothing(three):
         load.wait_for(300)
     for node in three.nodes:
         node.kill()
-    for node in three.nodes:
-        node.start()
-    for node in three.nodes:
-        node.wait_ready()
+    three.start()
     with cairn.Client(three.endpoints) as client:
         load.check(client)
 

@@ -84,7 +84,7 @@ uint64_t vault_event_hash(struct bytes packed)
     struct fault fault;
     uint64_t hash = hash_bytes(packed);
 
-    if (event_is_sealed(packed) && wire_event_decode(packed, &arena, &event, &fault) == STATUS_OK) {
+    if (wire_event_is_sealed(packed) && wire_event_decode(packed, &arena, &event, &fault) == STATUS_OK) {
         struct bytes content = vault_peel(event.payload.content, &arena);
 
         event.payload = (struct payload){content.data == NULL ? PAYLOAD_NONE : (enum payload_kind)content.data[-1], content};
@@ -119,7 +119,7 @@ void vault_check(struct world *w, struct node *n, uint16_t partition)
     while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK) {
         struct event event;
 
-        if (!event_is_sealed(value))
+        if (!wire_event_is_sealed(value))
             continue;
         w->figures.sealed++;
         if (wire_event_decode(value, &arena, &event, &fault) != STATUS_OK ||

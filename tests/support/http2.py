@@ -18,9 +18,9 @@ def frame(kind: int, flags: int = 0, stream: int = 0, payload: bytes = b"") -> b
 class Connection:
     """A client that says what it likes."""
 
-    def __init__(self, endpoint: str, greet: bool = True, timeout: float = 60):
+    def __init__(self, endpoint: str, greet: bool = True, timeout: float = 60, source: str = ""):
         host, port = endpoint.rsplit(":", 1)
-        self.socket = socket.create_connection((host, int(port)), timeout=timeout)
+        self.socket = socket.create_connection((host, int(port)), timeout=timeout, source_address=(source, 0))
         if greet:
             self.send(PREFACE + frame(SETTINGS))
 

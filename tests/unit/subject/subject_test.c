@@ -139,7 +139,7 @@ static struct event reveal(struct fixture *f, struct bytes packed)
     struct fault fault;
 
     assert_ok(event_reveal(&f->vault, f->store, packed, &f->arena, &out, &fault));
-    assert_false(event_is_sealed(out));
+    assert_false(wire_event_is_sealed(out));
     assert_ok(wire_event_decode(out, &f->arena, &event, &fault));
     return event;
 }
@@ -153,7 +153,7 @@ static void what_is_sealed_opens_until_its_subject_is_forgotten(void **state)
     struct bytes packed = sealed_event(f, &anna, event_of("anna"));
     struct event event = reveal(f, packed);
 
-    assert_true(event_is_sealed(packed));
+    assert_true(wire_event_is_sealed(packed));
     assert_int_equal(event.payload.kind, PAYLOAD_JSON);
     assert_true(bytes_equal(event.payload.content, BYTES_LITERAL("{\"card\":4711}")));
     assert_true(bytes_equal(event.subject, BYTES_LITERAL("anna")));
@@ -179,7 +179,7 @@ static void what_names_nobody_passes_as_it_is(void **state)
     struct fault fault;
 
     wire_event_pack(&packed, &event);
-    assert_false(event_is_sealed(buffer_bytes(&packed)));
+    assert_false(wire_event_is_sealed(buffer_bytes(&packed)));
     assert_ok(event_reveal(NULL, f->store, buffer_bytes(&packed), &f->arena, &out, &fault));
     assert_ptr_equal(out.data, packed.data);
     buffer_release(&packed);
