@@ -180,8 +180,8 @@ static void decided(struct aggregates *all, struct aggregate *a, struct inflight
         status = record(all, a, command, d, moment, &fault);
     if (status != STATUS_OK)
         refuse(all, command, &fault);
-    if (all->open.len >= LOG_ENTRY_BYTES_TARGET)
-        aggregates_flush(all, moment);
+    if (all->open.len >= LOG_ENTRY_BYTES_TARGET || all->open_forgets)
+        aggregates_flush(all, moment); /* nothing more is decided on what is forgotten */
 }
 
 /* ---- workers ---- */

@@ -8,12 +8,18 @@
 
 enum { KNOWN_KEYS_MAX = 4096 };
 
+struct key_state {
+    bool known;
+    bool forgotten;
+    struct subject_key key;
+};
+
 struct known_key {
     UT_hash_handle hh;
     struct bytes subject; /* behind this */
-    bool forgotten;
-    bool open; /* in the open entry */
-    struct subject_key key;
+    bool open; /* the open entry changes it */
+    struct key_state now;
+    struct key_state before; /* the open entry */
 };
 
 /* ---- keys that are known ---- */
@@ -26,10 +32,18 @@ static struct known_key *find_known(struct aggregates *all, struct bytes subject
     return known;
 }
 
+/* The key that is known to open what `id` sealed; NULL: ask the store. */
+static const struct subject_key *known_to_open(struct aggregates *all, struct bytes subject, uint64_t id)
+{
+    const struct known_key *known = find_known(all, subject);
+
+    return known != NULL && !known->now.forgotten && known->now.key.id == id ? &known->now.key : NULL;
+}
+
 static void drop_known(struct aggregates *all, struct known_key *known)
 {
     HASH_DEL(all->known_keys, known);
-    explicit_bzero(&known->key, sizeof known->key);
+    explicit_bzero(known, sizeof *known);
     free(known);
 }
 
@@ -54,6 +68,17 @@ static struct known_key *know(struct aggregates *all, struct bytes subject)
     return known;
 }
 
+/* The open entry changes what is known of the subject. */
+static void change_key(struct aggregates *all, struct bytes subject, const struct key_state *to)
+{
+    struct known_key *known = know(all, subject);
+
+    if (!known->open)
+        known->before = known->now;
+    known->now = *to;
+    known->open = all->open_has_keys = true;
+}
+
 void sealing_submitted(struct aggregates *all, uint64_t index)
 {
     struct known_key *known, *next;
@@ -62,7 +87,10 @@ void sealing_submitted(struct aggregates *all, uint64_t index)
         return;
     all->open_has_keys = false;
     HASH_ITER(hh, all->known_keys, known, next)
-    known->open = false;
+    {
+        known->open = false;
+        explicit_bzero(&known->before, sizeof known->before);
+    }
     if (!all->open_forgets)
         return;
     all->open_forgets = false;
@@ -82,8 +110,14 @@ void sealing_discarded(struct aggregates *all)
     if (PLANTED(KEY_KEPT_AFTER_LOSS))
         return;
     HASH_ITER(hh, all->known_keys, known, next)
-    if (known->open)
-        drop_known(all, known);
+    {
+        if (!known->open)
+            continue;
+        known->open = false;
+        known->now = known->before; /* entries on their way may have made or destroyed it */
+        if (!known->now.known)
+            drop_known(all, known);
+    }
 }
 
 void sealing_disown(struct aggregates *all)
@@ -107,12 +141,8 @@ static enum status make_key(struct aggregates *all, struct bytes subject, struct
                                           fault);
 
     if (status == STATUS_OK) {
-        struct known_key *known = know(all, subject);
-
         wire_log_batch_add_key(&all->open, &record);
-        known->key = *key;
-        known->forgotten = false;
-        known->open = all->open_has_keys = true;
+        change_key(all, subject, &(struct key_state){.known = true, .key = *key});
     }
     arena_release(&arena);
     return status;
@@ -129,11 +159,11 @@ static enum status key_of(struct aggregates *all, struct bytes subject, bool mak
             subject_key_newest(all->settings.vault, all->store, all->settings.partition, subject, key, fault);
 
         if (status == STATUS_OK)
-            know(all, subject)->key = *key;
+            know(all, subject)->now = (struct key_state){.known = true, .key = *key};
         if (status != STATUS_NOT_FOUND)
             return status;
-    } else if (!known->forgotten) {
-        *key = known->key;
+    } else if (!known->now.forgotten) {
+        *key = known->now.key;
         return STATUS_OK;
     }
     return make ? make_key(all, subject, key, fault) : STATUS_NOT_FOUND;
@@ -156,7 +186,7 @@ static bool may_rewrap(struct aggregates *all, const struct key_record *record)
 {
     const struct known_key *known = find_known(all, record->subject);
 
-    return (known == NULL || !known->forgotten) &&
+    return (known == NULL || !known->now.forgotten) &&
            !bytes_equal(record->master, bytes_of(all->settings.vault->masters[0].id));
 }
 
@@ -330,11 +360,11 @@ bool seal_snapshot(struct aggregates *all, struct aggregate *a, struct snapshot 
 static bool opens_with_known(struct aggregates *all, struct event *event, struct arena *arena)
 {
     struct seal_place place = {'E', all->settings.partition, event->aggregate_id, event->sequence};
-    const struct known_key *known = find_known(all, event->subject);
+    const struct subject_key *key = known_to_open(all, event->subject, event->sealed_by);
     struct fault fault;
 
-    if (known == NULL || known->forgotten || known->key.id != event->sealed_by ||
-        payload_open_with(all->settings.vault, &known->key, &place, &event->payload, arena, &fault) != STATUS_OK)
+    if (key == NULL ||
+        payload_open_with(all->settings.vault, key, &place, &event->payload, arena, &fault) != STATUS_OK)
         return false;
     event->sealed_by = 0;
     return true;
@@ -382,14 +412,14 @@ void open_reply(struct aggregates *all, struct outcome *outcome, struct arena *a
 {
     struct seal_place place = {'R', all->settings.partition, outcome->command_id, 0};
     struct reply *reply = &outcome->reply;
-    const struct known_key *known;
+    const struct subject_key *key;
     struct fault fault;
 
     if (reply->sealed_by == 0)
         return;
-    known = find_known(all, reply->subject);
-    if ((known == NULL || known->forgotten || known->key.id != reply->sealed_by ||
-         payload_open_with(all->settings.vault, &known->key, &place, &reply->payload, arena, &fault) != STATUS_OK) &&
+    key = known_to_open(all, reply->subject, reply->sealed_by);
+    if ((key == NULL ||
+         payload_open_with(all->settings.vault, key, &place, &reply->payload, arena, &fault) != STATUS_OK) &&
         payload_open(all->settings.vault, all->store, &place, reply->subject, reply->sealed_by, &reply->payload,
                      &reply->forgotten, arena, &fault) != STATUS_OK) {
         reply->payload = (struct payload){PAYLOAD_NONE, BYTES_NONE};
@@ -402,11 +432,8 @@ void open_reply(struct aggregates *all, struct outcome *outcome, struct arena *a
 
 void forget_subject(struct aggregates *all, struct bytes subject)
 {
-    struct known_key *known = know(all, subject);
-
-    known->forgotten = true;
-    known->open = all->open_has_keys = all->open_forgets = true;
-    explicit_bzero(&known->key, sizeof known->key);
+    change_key(all, subject, &(struct key_state){.known = true, .forgotten = true});
+    all->open_forgets = true;
     wire_log_batch_add_key(&all->open, &(struct key_record){.subject = subject});
 }
 

@@ -14,6 +14,7 @@
 
 enum {
     RECONCILE_MS = 50,
+    RETRY_MS = 1,
     /* A replica is deleted when its owner has said for so long that it is none, and no leader was heard since. */
     DROP_AFTER_MS = 5000,
 };
@@ -174,6 +175,8 @@ static void change(struct slot *slot, enum replica_change what, uint64_t node_id
     if (status == STATUS_OK)
         journal(JOURNAL_INFO, "replica-change", "partition %u %s: node %016llx", slot->id, words[what],
                 (unsigned long long)node_id);
+    else if (status == STATUS_UNAVAILABLE)
+        slot->engine->next_reconcile = slot->engine->moment.now_ms + RETRY_MS; /* a moment without load will come */
     slot->touched = true;
 }
 

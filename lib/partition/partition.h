@@ -115,7 +115,8 @@ enum replica_change {
     REPLICA_REMOVE,
 };
 /* Change who holds the partition by one replica; partition_configuration() tells when it is done.
- * UNAVAILABLE while another change is under way. */
+ * UNAVAILABLE while another change is under way, and while too few of those who would stay have all that
+ * is committed for a voter to go. */
 MUST_USE enum status partition_change(struct partition *partition, enum replica_change change,
                                       uint64_t node_id, const struct turn *turn);
 /* Delete all that this replica holds but its vote; the object is of no use afterwards. Not while it

@@ -527,6 +527,34 @@ static void a_single_replica_owns_after_its_barrier(void **state)
     store_free(store);
 }
 
+static void a_voter_goes_when_those_who_stay_have_all(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+    struct replica *late = &w->replicas[o->id % NODES];
+    struct replica *goes = &w->replicas[late->id % NODES];
+    struct partition_configuration now;
+
+    turns(w, 20);
+    late->cut_off = true;
+    (void)submit(o, 0);
+    turns(w, 20);
+    assert_int_equal(partition_view(o->partition).commit_index, partition_view(o->partition).last_index);
+    assert_status(partition_change(o->partition, REPLICA_REMOVE, goes->id, &o->turn), STATUS_UNAVAILABLE);
+    assert_ok(partition_change(o->partition, REPLICA_REMOVE, late->id, &o->turn)); /* that one has nothing */
+    turns(w, 20);
+    assert_ok(partition_change(o->partition, REPLICA_ADD, late->id, &o->turn));
+    late->cut_off = false;
+    turns(w, 400);
+    assert_ok(partition_change(o->partition, REPLICA_PROMOTE, late->id, &o->turn));
+    turns(w, 50);
+    assert_ok(partition_change(o->partition, REPLICA_REMOVE, goes->id, &o->turn));
+    turns(w, 50);
+    partition_configuration(o->partition, &now);
+    assert_int_equal(now.voters.count, 2);
+    assert_false(replica_set_holds(&now.voters, goes->id));
+}
+
 /* It says that an entry is missing that a later answer said is there; the replica gets all that follows all the same. */
 static void a_refusal_that_comes_late_stops_nothing(void **state)
 {
@@ -610,6 +638,7 @@ int main(void)
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_damaged_log_is_trimmed_and_followers_get_the_range,
                                         set_up, tear_down),
+        cmocka_unit_test_setup_teardown(a_voter_goes_when_those_who_stay_have_all, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refusal_that_comes_late_stops_nothing, set_up, tear_down),
         cmocka_unit_test(a_single_replica_owns_after_its_barrier),
         cmocka_unit_test(a_single_replica_can_not_be_repaired),
