@@ -172,7 +172,7 @@ static int by_number(const void *a, const void *b)
 }
 
 /* Keys that this replica had and the sender hasn't: their subjects were forgotten while it was away. NULL for none. */
-static struct store_batch *destroyed_meanwhile(struct range_fetch *fetch)
+static struct store_batch *destroyed_meanwhile(struct range_fetch *fetch, const struct applied *applied)
 {
     struct node *node = fetch->all->node;
     struct store_key from = key_partition_begin((uint16_t)fetch->partition);
@@ -196,6 +196,8 @@ static struct store_batch *destroyed_meanwhile(struct range_fetch *fetch)
         store_batch_delete(batch, STORE_KEYS, key);
     }
     store_cursor_free(cursor);
+    if (batch != NULL)
+        destroyed_mark(batch, (uint16_t)fetch->partition, DESTROYED_BY_RANGE, applied->index);
     return batch;
 }
 
@@ -212,7 +214,7 @@ static void settled(void *context, bool written)
 
 static void install(struct range_fetch *fetch, const struct applied *applied)
 {
-    struct store_batch *destroyed = destroyed_meanwhile(fetch);
+    struct store_batch *destroyed = destroyed_meanwhile(fetch, applied);
 
     fetch->complete = true;
     fetch->applied = *applied;
@@ -221,6 +223,8 @@ static void install(struct range_fetch *fetch, const struct applied *applied)
         settled(fetch, true);
     else
         storage_write_for(fetch->all->node->storage, destroyed, settled, fetch);
+    if (destroyed != NULL)
+        storage_forget(fetch->all->node->storage, fetch->partition);
 }
 
 static void on_message(void *user, struct rpc_stream *stream, struct bytes message)

@@ -331,7 +331,7 @@ static enum status prepare(struct aggregates *all, struct aggregate *a,
                            const struct command *command, struct fault *fault)
 {
     if (command->kind == COMMAND_FORGET) /* of no aggregate */
-        return STATUS_OK;
+        return may_forget(all, command->subject) ? STATUS_OK : STATUS_UNAVAILABLE;
     if (!a->loaded) {
         enum status status;
 

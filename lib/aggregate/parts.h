@@ -231,6 +231,7 @@ bool seal_snapshot(struct aggregates *all, struct aggregate *aggregate, struct s
 /* As processors see them: the same array when none is sealed. */
 struct bytes *open_events(struct aggregates *all, const struct command_record *record, struct arena *arena);
 void open_reply(struct aggregates *all, struct outcome *outcome, struct arena *arena);
+bool may_forget(struct aggregates *all, struct bytes subject);
 void forget_subject(struct aggregates *all, struct bytes subject);
 void put_keys(struct aggregates *all, const struct log_batch *entry, struct store_batch *batch);
 

@@ -8,18 +8,13 @@
 
 enum { KNOWN_KEYS_MAX = 4096 };
 
-struct key_state {
-    bool known;
-    bool forgotten;
-    struct subject_key key;
-};
-
 struct known_key {
     UT_hash_handle hh;
     struct bytes subject; /* behind this */
-    bool open; /* the open entry changes it */
-    struct key_state now;
-    struct key_state before; /* the open entry */
+    bool forgotten;
+    bool open;              /* in the open entry */
+    uint64_t changed_index; /* of the last entry that made or destroyed it */
+    struct subject_key key;
 };
 
 /* ---- keys that are known ---- */
@@ -37,13 +32,13 @@ static const struct subject_key *known_to_open(struct aggregates *all, struct by
 {
     const struct known_key *known = find_known(all, subject);
 
-    return known != NULL && !known->now.forgotten && known->now.key.id == id ? &known->now.key : NULL;
+    return known != NULL && !known->forgotten && known->key.id == id ? &known->key : NULL;
 }
 
 static void drop_known(struct aggregates *all, struct known_key *known)
 {
     HASH_DEL(all->known_keys, known);
-    explicit_bzero(known, sizeof *known);
+    explicit_bzero(&known->key, sizeof known->key);
     free(known);
 }
 
@@ -68,17 +63,6 @@ static struct known_key *know(struct aggregates *all, struct bytes subject)
     return known;
 }
 
-/* The open entry changes what is known of the subject. */
-static void change_key(struct aggregates *all, struct bytes subject, const struct key_state *to)
-{
-    struct known_key *known = know(all, subject);
-
-    if (!known->open)
-        known->before = known->now;
-    known->now = *to;
-    known->open = all->open_has_keys = true;
-}
-
 void sealing_submitted(struct aggregates *all, uint64_t index)
 {
     struct known_key *known, *next;
@@ -88,15 +72,16 @@ void sealing_submitted(struct aggregates *all, uint64_t index)
     all->open_has_keys = false;
     HASH_ITER(hh, all->known_keys, known, next)
     {
+        if (known->open)
+            known->changed_index = index;
         known->open = false;
-        explicit_bzero(&known->before, sizeof known->before);
     }
     if (!all->open_forgets)
         return;
     all->open_forgets = false;
     all->forget_index = index;
     /* States that know what is forgotten are built anew, behind it. */
-    for (struct aggregate *a = all->oldest; a != NULL; a = a->newer) {
+    for (struct aggregate *a = all->oldest; a != NULL && !PLANTED(FORGOTTEN_STATE_KEPT); a = a->newer) {
         cache_unload(all, a);
         a->reload_index = index;
     }
@@ -110,14 +95,8 @@ void sealing_discarded(struct aggregates *all)
     if (PLANTED(KEY_KEPT_AFTER_LOSS))
         return;
     HASH_ITER(hh, all->known_keys, known, next)
-    {
-        if (!known->open)
-            continue;
-        known->open = false;
-        known->now = known->before; /* entries on their way may have made or destroyed it */
-        if (!known->now.known)
-            drop_known(all, known);
-    }
+    if (known->open)
+        drop_known(all, known);
 }
 
 void sealing_disown(struct aggregates *all)
@@ -141,8 +120,12 @@ static enum status make_key(struct aggregates *all, struct bytes subject, struct
                                           fault);
 
     if (status == STATUS_OK) {
+        struct known_key *known = know(all, subject);
+
         wire_log_batch_add_key(&all->open, &record);
-        change_key(all, subject, &(struct key_state){.known = true, .key = *key});
+        known->key = *key;
+        known->forgotten = false;
+        known->open = all->open_has_keys = true;
     }
     arena_release(&arena);
     return status;
@@ -159,11 +142,11 @@ static enum status key_of(struct aggregates *all, struct bytes subject, bool mak
             subject_key_newest(all->settings.vault, all->store, all->settings.partition, subject, key, fault);
 
         if (status == STATUS_OK)
-            know(all, subject)->now = (struct key_state){.known = true, .key = *key};
+            know(all, subject)->key = *key;
         if (status != STATUS_NOT_FOUND)
             return status;
-    } else if (!known->now.forgotten) {
-        *key = known->now.key;
+    } else if (!known->forgotten) {
+        *key = known->key;
         return STATUS_OK;
     }
     return make ? make_key(all, subject, key, fault) : STATUS_NOT_FOUND;
@@ -186,7 +169,7 @@ static bool may_rewrap(struct aggregates *all, const struct key_record *record)
 {
     const struct known_key *known = find_known(all, record->subject);
 
-    return (known == NULL || !known->now.forgotten) &&
+    return (known == NULL || !known->forgotten) &&
            !bytes_equal(record->master, bytes_of(all->settings.vault->masters[0].id));
 }
 
@@ -430,10 +413,24 @@ void open_reply(struct aggregates *all, struct outcome *outcome, struct arena *a
 
 /* ---- forgetting, and what is committed ---- */
 
+/* Until its key is in the store, events on their way open with nothing but the key that is known here. */
+bool may_forget(struct aggregates *all, struct bytes subject)
+{
+    const struct known_key *known = find_known(all, subject);
+
+    return known == NULL ||
+           (!known->open && known->changed_index <= all->effects.stored_index(all->effects.context));
+}
+
+/* From here on nothing is decided until the order is in the store (forget_index): no new key is made meanwhile. */
+
 void forget_subject(struct aggregates *all, struct bytes subject)
 {
-    change_key(all, subject, &(struct key_state){.known = true, .forgotten = true});
-    all->open_forgets = true;
+    struct known_key *known = know(all, subject);
+
+    known->forgotten = true;
+    known->open = all->open_has_keys = all->open_forgets = true;
+    explicit_bzero(&known->key, sizeof known->key);
     wire_log_batch_add_key(&all->open, &(struct key_record){.subject = subject});
 }
 

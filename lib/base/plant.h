@@ -17,6 +17,7 @@
     X(READ_WITHOUT_BARRIER, "a deposed owner still serves reads")                        \
     X(POSITION_REUSED, "a position is given twice")                                      \
     X(SNAPSHOT_SKIPS_EVENT, "loading from a snapshot leaves out the event behind it")    \
+    X(FORGOTTEN_STATE_KEPT, "commands are decided on what was forgotten")                  \
     X(KEY_KEPT_AFTER_LOSS, "a subject's key that never was committed seals on")           \
     X(STATE_KEPT_AFTER_LOSS, "a failed submit leaves its decisions in memory")           \
     X(REJECTION_NOT_RECORDED, "a rejection's outcome is not stored")                     \

@@ -531,6 +531,8 @@ static enum status begin_slot(struct slot *slot, struct fault *fault)
         return slot_open(slot, SLOT_RESTARTS, fault);
     if (trace == PARTITION_UNKNOWN && replica_set_holds(&slot->target, engine->settings.node_id))
         return slot_open(slot, SLOT_FOUNDS, fault);
+    if (destroyed_settle(engine->store, (uint16_t)slot->id, NULL) > 0)
+        engine->effects.forgot(engine->effects.context, slot->id);
     return STATUS_OK;
 }
 

@@ -110,7 +110,8 @@ struct engine_effects {
     /* See aggregate.h; engine_processed() follows when this says true, until it is forgotten. */
     bool (*publish)(void *context, uint32_t partition, uint64_t ticket, const struct command_record *record);
     void (*forget)(void *context, uint32_t partition, uint64_t ticket);
-    /* A subject's keys go with this turn's batch, and its log is trimmed: make the disk forget them as well. */
+    /* A subject's keys go, or have gone, with this turn's batch, and the log is trimmed: make the disk forget them
+     * as well if it must (destroyed_settle). */
     void (*forgot)(void *context, uint32_t partition);
     /* See partition.h; engine_installed() follows. */
     void (*need_range)(void *context, uint32_t partition, uint64_t leader, uint64_t index,

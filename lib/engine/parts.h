@@ -22,6 +22,7 @@ struct slot {
     unsigned repairs; /* in this life */
     bool damaged;     /* in this turn: to be repaired */
     bool touched; /* in this turn: flush its aggregates */
+    bool forgot;  /* what is just applied destroys keys */
 };
 
 /* A peer's read that waits for our barrier. */

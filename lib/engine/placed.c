@@ -100,6 +100,7 @@ static void drop(struct slot *slot)
 
     journal(JOURNAL_INFO, "replica-dropped", "partition %u", slot->id);
     partition_drop(slot->partition, &engine->turn);
+    engine->effects.forgot(engine->effects.context, slot->id); /* if it held keys, they are on the disk */
     slot_close(slot);
     slot->unwanted_since = 0;
     slot->damaged = false;

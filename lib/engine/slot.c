@@ -128,6 +128,9 @@ static void effect_apply(void *context, struct partition *partition, uint64_t in
         effects->committed(effects->context, slot->id, index, payload);
         status = aggregates_committed(slot->aggregates, index, payload, applied, batch, &fault);
     }
+    if (slot->forgot) /* not by slot->partition: that begins with applying what a crash left */
+        partition_trim(partition, &slot->engine->turn);
+    slot->forgot = false;
     if (status != STATUS_OK)
         effect_failed(slot, partition, &fault);
 }
@@ -284,7 +287,7 @@ static void effect_forget(void *context, uint64_t ticket)
 
 static void effect_forgot(void *context)
 {
-    partition_trim(((struct slot *)context)->partition);
+    ((struct slot *)context)->forgot = true;
 }
 
 static void effect_trimmed(void *context, struct partition *partition)

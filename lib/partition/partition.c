@@ -669,6 +669,7 @@ static bool range_is_here(struct partition *p, uint64_t from, const struct repli
 }
 
 static void finish_install(struct partition *p, const struct turn *turn);
+static void maybe_checkpoint(struct partition *p, const struct turn *turn);
 static void mend_log(struct partition *p, const struct turn *turn);
 
 /*
@@ -790,6 +791,8 @@ void partition_receive(struct partition *p, uint64_t from, const struct replica_
         message.entries += message.entry_count;
     } while (sound && message.term >= raft_current_term(&p->raft));
     p->answering_old_term = false;
+    if (p->trim)
+        maybe_checkpoint(p, turn);
 }
 
 /* A voter forgets a silent leader when it becomes a candidate; libraft's standbys never do, and refuse every
@@ -812,6 +815,8 @@ void partition_tick(struct partition *p, const struct turn *turn)
     if (p->repairing) /* until then nobody owns it */
         (void)!partition_transfer(p, 0, turn);
     mend_log(p, turn);
+    if (p->trim)
+        maybe_checkpoint(p, turn);
 }
 
 /*
@@ -869,6 +874,11 @@ static void maybe_checkpoint(struct partition *p, const struct turn *turn)
 {
     uint64_t since = p->applied.index - p->checkpoint.index;
 
+    if (p->trim && !p->fetching && p->applied.index == p->checkpoint.index) {
+        p->trim = false; /* it is: in an earlier life, or a range came instead */
+        p->effects.trimmed(p->effects.context, p);
+    }
+
     /* The effects up to the applied index are in this or an earlier batch, and batches reach the
      * disk in order: the checkpoint can't be there without them. */
     if (p->applied.index <= p->checkpoint.index ||
@@ -885,8 +895,9 @@ static void maybe_checkpoint(struct partition *p, const struct turn *turn)
                         turn); /* few but long entries: keep about half of the bytes */
 }
 
-void partition_trim(struct partition *p)
+void partition_trim(struct partition *p, const struct turn *turn)
 {
+    destroyed_mark(turn->batch, p->settings.id, DESTROYED_BY_ORDER, p->applied.index);
     p->trim = true;
 }
 
@@ -1172,6 +1183,19 @@ void partition_configuration(const struct partition *p, struct partition_configu
             out->newest_voters.replicas[out->newest_voters.count++] = raft->configuration.servers[i].id;
 }
 
+static bool has_keys(const struct partition *p)
+{
+    struct store_key from = key_partition_begin(p->settings.id);
+    struct store_key to = key_partition_end(p->settings.id);
+    struct store_cursor *cursor = store_cursor_new(p->store, STORE_KEYS, key_bytes(&from), key_bytes(&to), false);
+    struct bytes key, value;
+    struct fault fault;
+    bool some = store_cursor_next(cursor, &key, &value, &fault) != STATUS_NOT_FOUND;
+
+    store_cursor_free(cursor);
+    return some;
+}
+
 void partition_drop(struct partition *p, const struct turn *turn)
 {
     static const char *const names[] = {"applied", "checkpoint"};
@@ -1186,6 +1210,8 @@ void partition_drop(struct partition *p, const struct turn *turn)
 
         store_batch_delete(turn->batch, STORE_META, key_bytes(&key));
     }
+    if (has_keys(p))
+        destroyed_mark(turn->batch, p->settings.id, DESTROYED_BY_DROP, p->applied.index);
     mark_empty(p, true, turn);
     p->failed = true;
 }
@@ -1531,6 +1557,7 @@ static enum status start(struct partition *p, const struct turn *turn, struct fa
         goto out;
     }
     p->stored_index = p->applied.index;
+    p->trim = destroyed_settle(p->store, p->settings.id, NULL) > 0;
     tail_restart(&p->tail, is_new ? 1 : p->last_index + 1);
     if (is_new) { /* its first entry is applied before it can be read from the store */
         struct blob *blob = blob_new(p->configuration.len);

@@ -59,7 +59,8 @@ struct partition_effects {
     void (*damaged)(void *context, struct partition *partition, const struct fault *fault);
     /* The replica can't go on; the fault says why. */
     void (*failed)(void *context, struct partition *partition, const struct fault *fault);
-    /* What partition_trim() asked for goes with this turn's batch. */
+    /* What partition_trim() asked for goes with this turn's batch, or has gone: the disk may have old copies
+     * of it (destroyed_settle). */
     void (*trimmed)(void *context, struct partition *partition);
 };
 
@@ -125,8 +126,9 @@ void partition_drop(struct partition *partition, const struct turn *turn);
 
 /* ---- what it knows ---- */
 
-/* Nothing that is applied stays in the log: the next checkpoint is now, and trims all of it. */
-void partition_trim(struct partition *partition);
+/* The batch destroys keys: nothing that is applied stays in the log, the next checkpoint is now, and trims all
+ * of it. A restart doesn't forget it. */
+void partition_trim(struct partition *partition, const struct turn *turn);
 
 struct partition_view {
     uint16_t id;

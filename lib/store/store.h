@@ -142,4 +142,17 @@ const char *store_family_name(enum store_family family);
 /* A key for people: printable text as it is, other bytes in hexadecimal. */
 void key_describe(struct bytes key, char *out, size_t room);
 
+/* ---- what was destroyed (destroyed.c) ---- */
+
+enum destroyed_how {
+    DESTROYED_BY_ORDER = 'o',
+    DESTROYED_BY_RANGE = 'r', /* its sender hasn't it any more */
+    DESTROYED_BY_DROP = 'd',  /* with the whole replica */
+};
+/* The batch destroys some of the partition's keys. The number tells it from others of the same kind. */
+void destroyed_mark(struct store_batch *batch, uint16_t partition, enum destroyed_how how, uint64_t number);
+/* How many marks there are; the batch, unless NULL, deletes them: to be written when all that was destroyed
+ * before is off the disk. */
+size_t destroyed_settle(struct store *store, uint16_t partition, struct store_batch *batch);
+
 #endif

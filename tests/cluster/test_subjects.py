@@ -2,6 +2,7 @@
 
 import pathlib
 import subprocess
+import threading
 
 import cairn
 import pytest
@@ -133,6 +134,40 @@ def test_a_node_that_was_away_forgets_when_it_comes_back(three, client):
             return False
     wait_until(is_there, 60 * SLOW, "it has all, and has forgotten", 0.2)
     assert "range-installed" in three.nodes[2].log()
+
+
+def test_a_node_that_dies_while_it_forgets_comes_back(key):
+    """What is in its log and wasn't applied is applied when it starts, orders to forget as well."""
+    with Cluster(1, modules=("echo",), arguments=("--master-key", str(key))) as cluster:
+        node = cluster.nodes[0]
+        for round in range(5):
+            stop = threading.Event()
+
+            def forget_on():
+                with cairn.Client(cluster.endpoints, timeout=20 * SLOW) as one:
+                    while not stop.is_set():
+                        try:
+                            one.forget_subject("anna", timeout=2 * SLOW)
+                            forgot.release()
+                        except cairn.CairnError:
+                            pass
+
+            forgot = threading.Semaphore(0)
+            with cairn.Client(cluster.endpoints, timeout=20 * SLOW) as client:
+                client.dispatch(put(f"a{round}", {"n": round}, subject="anna"))
+            threads = [threading.Thread(target=forget_on) for _ in range(4)]
+            for thread in threads:
+                thread.start()
+            for _ in range(8):
+                assert forgot.acquire(timeout=30 * SLOW)
+            node.kill()
+            stop.set()
+            for thread in threads:
+                thread.join()
+            node.start()
+            node.wait_ready()
+        with cairn.Client(cluster.endpoints, timeout=20 * SLOW) as client:
+            assert [payloads(client, f"a{i}") for i in range(5)] == [[(None, "anna", True)]] * 5
 
 
 def test_master_keys_change_while_all_goes_on(tmp_path):

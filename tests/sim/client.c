@@ -79,9 +79,12 @@ static int counter_evolve(void *state, const struct cairn_event *event)
     struct counter *c = state;
     uint64_t body[3];
 
-    if (event->payload.content.len != sizeof body)
+    if (event->forgotten)
+        body[0] = 0;
+    else if (event->payload.content.len == sizeof body)
+        memcpy(body, event->payload.content.data, sizeof body);
+    else
         return -1;
-    memcpy(body, event->payload.content.data, sizeof body);
     c->count++;
     c->hash = counter_next(c->hash, body[0]);
     return 0;
@@ -195,6 +198,10 @@ void op_pack(const struct world *w, uint64_t index, struct buffer *out)
              op->kind == OP_REUSE ? (unsigned long long)op->reused : (unsigned long long)index);
     snprintf(payload, sizeof payload, "%llu", (unsigned long long)op->payload);
     aggregate_name(op->aggregate, aggregate, sizeof aggregate);
+    if (op->kind == OP_FORGET) {
+        wire_forget_request_pack(out, bytes_of(id), op_subject(op));
+        return;
+    }
     if (op->kind == OP_APPEND) {
         put_bytes(out, 1, bytes_of(id));
         put_bytes(out, 2, bytes_of(type_name(op->aggregate)));
@@ -274,6 +281,8 @@ static void choose(struct world *w, struct op *op)
                    : luck < 75     ? OP_EXPECT
                                    : OP_ADD;
     }
+    if (op->kind == OP_READ && rng_chance(&w->forget_rng, w->forget_per_mille))
+        op->kind = OP_FORGET;
     if (op->kind == OP_EXPECT || (op->kind == OP_APPEND && luck < 60))
         op->expected = w->aggregates[op->aggregate].floor;
 }
@@ -305,6 +314,10 @@ void client_step(struct world *w, uint64_t number)
     op->began_us = w->now_us;
     op->partition = (uint16_t)(hash_bytes(bytes_of(aggregate_name(op->aggregate, name, sizeof name))) %
                                PARTITIONS);
+    if (op->kind == OP_FORGET) {
+        op->partition = (uint16_t)rng_below(&w->forget_rng, PARTITIONS);
+        op->floor = 0; /* of no aggregate */
+    }
     w->clients[client].op = (int)index;
     w->open_ops++;
     send(w, index);

@@ -27,6 +27,8 @@ static const struct {
     {"placement", 1U << FAULT_JOIN | 1U << FAULT_REPLACE | 1U << FAULT_LEAVE | 1U << FAULT_CRASH |
                       1U << FAULT_PAUSE | 1U << FAULT_CUT | 1U << FAULT_TRANSFER | 1U << FAULT_RESET |
                       1U << FAULT_DELAY},
+    {"forgetting", 1U << FAULT_SLOW_DISK | 1U << FAULT_FULL_DISK | 1U << FAULT_CRASH | 1U << FAULT_POWER |
+                       1U << FAULT_CUT | 1U << FAULT_TRANSFER}, /* half of what would be reads orders it */
     {"rolling", 1U << FAULT_DRAIN | 1U << FAULT_TRANSFER | 1U << FAULT_WORKERS | 1U << FAULT_SLOW_DISK |
                     1U << FAULT_FULL_DISK},
 };

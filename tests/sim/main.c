@@ -179,7 +179,7 @@ static int run_many(const struct settings *s)
     printf("events %llu, packets %llu (lost %llu, twice %llu), writes %llu (torn %llu), answers %llu, reads "
            "%llu, retries %llu, repeats %llu, rejections %llu, refusals %llu, ownerships %llu, "
            "ranges %llu, executions %llu, snapshots %llu, forwarded %llu, resent %llu, disk full %llu, "
-           "rotten %llu, repairs %llu, subscriptions %llu, delivered %llu, processed %llu, published %llu, placements %llu\n"
+           "rotten %llu, repairs %llu, forgotten %llu, subscriptions %llu, delivered %llu, processed %llu, published %llu, placements %llu\n"
            "faults:",
            (unsigned long long)sum.events, (unsigned long long)sum.packets,
            (unsigned long long)sum.lost, (unsigned long long)sum.duplicated,
@@ -191,7 +191,7 @@ static int run_many(const struct settings *s)
            (unsigned long long)sum.executions, (unsigned long long)sum.snapshots,
            (unsigned long long)sum.forwards, (unsigned long long)sum.resends,
            (unsigned long long)sum.full, (unsigned long long)sum.rotten,
-           (unsigned long long)sum.repairs, (unsigned long long)sum.subscriptions,
+           (unsigned long long)sum.repairs, (unsigned long long)sum.forgotten, (unsigned long long)sum.subscriptions,
            (unsigned long long)sum.delivered, (unsigned long long)sum.processed,
            (unsigned long long)sum.published, (unsigned long long)sum.placements);
     for (int i = 0; i < FAULT_KINDS; i++)

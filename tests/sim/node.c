@@ -358,8 +358,22 @@ static bool effect_publish(void *context, uint32_t partition, uint64_t ticket,
 
 static void effect_forgot(void *context, uint32_t partition)
 {
-    (void)context;
-    (void)partition;
+    struct node *n = context;
+
+    world_at(n->world, n->world->now_us + 1000 + rng_below(&n->world->forget_rng, 50000), EVENT_FORGOT, n->index, partition,
+             NULL);
+}
+
+/* As server/storage.c does, when it has compacted. */
+void node_forgot(struct node *n, uint16_t partition)
+{
+    struct store_batch *batch = store_batch_new(n->store);
+    struct fault fault;
+
+    (void)destroyed_settle(n->store, partition, batch);
+    if (store_write(n->store, batch, false, &fault) != STATUS_OK)
+        broken(n->world, 2, "a mark can't be taken away: %s", fault.message);
+    store_batch_free(batch);
 }
 
 static void effect_forget(void *context, uint32_t partition, uint64_t ticket)
@@ -739,7 +753,9 @@ static void command_here(struct node *n, uint64_t op, uint32_t attempt)
     copy = arena_copy(&c->routed.arena, buffer_bytes(&packed));
     buffer_release(&packed);
     if (routed_decode(&c->routed, copy,
-                      w->ops[op].kind == OP_APPEND ? COMMAND_APPEND : COMMAND_DISPATCH,
+                      w->ops[op].kind == OP_APPEND   ? COMMAND_APPEND
+                      : w->ops[op].kind == OP_FORGET ? COMMAND_FORGET
+                                                     : COMMAND_DISPATCH,
                       &fault) != STATUS_OK ||
         command_check(&c->routed.admitted.command, 1 << 16, &fault) != STATUS_OK) {
         broken(w, 8, "a sound command is refused: %s", fault.message);

@@ -76,6 +76,7 @@ static void check_event(struct world *w, const struct op *op, int aggregate, str
     struct oracle_partition *p = &w->partitions[op->partition];
 
     *element(&p->events, &p->event_room, position) = vault_event_hash(packed);
+    *element(&a->subjects, &a->subject_room, sequence) = (uint64_t)op_subject_number(op);
     if (wire_event_decode(packed, &arena, &event, &fault) != STATUS_OK) {
         broken(w, 5, "a committed event doesn't decode: %s", fault.message);
         return;
@@ -99,9 +100,71 @@ static void check_event(struct world *w, const struct op *op, int aggregate, str
         if (body[2] != *hash_at(a, sequence))
             broken(w, 6, "event %llu of a%d was decided on a state that never was",
                    (unsigned long long)sequence, aggregate);
+        *element(&a->numbers, &a->number_room, sequence) = body[0];
         *hash_at(a, sequence + 1) = counter_next(*hash_at(a, sequence), body[0]);
     }
     arena_release(&arena);
+}
+
+/* What is told of an event of somebody who was forgotten meanwhile: that it is forgotten, and nothing else. */
+bool oracle_may_be_forgotten(struct world *w, struct bytes packed)
+{
+    struct arena arena = {0};
+    struct event event;
+    struct fault fault;
+    bool forgotten = wire_event_decode(packed, &arena, &event, &fault) == STATUS_OK && event.forgotten;
+
+    if (forgotten && !vault_is_forgotten(w, &event))
+        broken(w, 7, "position %llu of partition %u is given as forgotten, and isn't", (unsigned long long)event.position,
+               event.partition);
+    if (forgotten && event.payload.kind != PAYLOAD_NONE)
+        broken(w, 7, "position %llu of partition %u is given as forgotten, with a payload",
+               (unsigned long long)event.position, event.partition);
+    arena_release(&arena);
+    return forgotten;
+}
+
+/* States are from now on as if the events of the subject had been about nothing. */
+static void forget(struct world *w, const struct op *op)
+{
+    int subject = op_subject_number(op);
+
+    w->partitions[op->partition].forgotten[subject - 1] = w->partitions[op->partition].next_position;
+    w->partitions[op->partition].forgotten_at[subject - 1] = op->index;
+    w->figures.forgotten++;
+    for (int i = 0; i < AGGREGATES; i++) {
+        struct oracle_aggregate *a = &w->aggregates[i];
+        char name[16];
+
+        if (aggregate_kind(i) != MODULE_TYPE ||
+            hash_bytes(bytes_of(aggregate_name(i, name, sizeof name))) % PARTITIONS != op->partition)
+            continue;
+        for (uint64_t k = 0; k < a->count; k++) {
+            if (*element(&a->subjects, &a->subject_room, k) == (uint64_t)subject)
+                *element(&a->numbers, &a->number_room, k) = 0;
+            *hash_at(a, k + 1) = counter_next(*hash_at(a, k), *element(&a->numbers, &a->number_room, k));
+        }
+    }
+}
+
+static void check_forget(struct world *w, uint16_t partition, uint64_t index, const struct command_record *record)
+{
+    const struct outcome *outcome = &record->outcome;
+    size_t id = (size_t)number_behind(outcome->command_id);
+    struct op *op = &w->ops[id];
+
+    if (id >= w->op_count || op->kind != OP_FORGET || op->partition != partition) {
+        broken(w, 4, "an order to forget is committed that nobody gave");
+        return;
+    }
+    if (op->committed)
+        broken(w, 4, "c%zu took effect twice, at %llu and %llu", id, (unsigned long long)op->index,
+               (unsigned long long)index);
+    if (outcome->rejection.present || record->event_count > 0 || outcome->first_sequence > 0 ||
+        outcome->first_position != w->partitions[partition].next_position)
+        broken(w, 5, "c%zu, an order to forget, has an outcome that isn't one", id);
+    op->committed = true;
+    op->index = index;
 }
 
 static void check_command(struct world *w, uint16_t partition, uint64_t index,
@@ -179,6 +242,11 @@ static void check_snapshot(struct world *w, const struct snapshot_record *record
                (unsigned long long)record->snapshot.sequence);
 }
 
+static bool is_forget(const struct command_record *record)
+{
+    return record->outcome.aggregate_id.len > 0 && record->outcome.aggregate_id.data[0] == 1;
+}
+
 void oracle_applied(struct node *n, uint16_t partition, uint64_t index, struct bytes payload)
 {
     struct world *w = n->world;
@@ -203,9 +271,19 @@ void oracle_applied(struct node *n, uint16_t partition, uint64_t index, struct b
         broken(w, 5, "a committed entry doesn't decode: %s", fault.message);
     } else {
         for (size_t i = 0; i < batch.command_count && w->broken_promise == 0; i++)
-            check_command(w, partition, index, &batch.commands[i]);
+            if (is_forget(&batch.commands[i]))
+                check_forget(w, partition, index, &batch.commands[i]);
+            else
+                check_command(w, partition, index, &batch.commands[i]);
         for (size_t i = 0; i < batch.snapshot_count && w->broken_promise == 0; i++)
             check_snapshot(w, &batch.snapshots[i]);
+        /* The last of its entry: what is decided behind it knows. */
+        for (size_t i = 0; i < batch.command_count && w->broken_promise == 0; i++)
+            if (is_forget(&batch.commands[i])) {
+                if (i + 1 < batch.command_count)
+                    broken(w, 6, "commands were decided on what is forgotten before them");
+                forget(w, &w->ops[number_behind(batch.commands[i].outcome.command_id)]);
+            }
     }
     arena_release(&arena);
 }

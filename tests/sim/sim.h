@@ -31,6 +31,7 @@ enum {
     FAULTS_MAX = 48,
     WORKERS = 2,
     SUBSCRIBERS = 2,
+    SUBJECTS = 3,
     GRID_MS = 25, /* as the daemon's shard */
 };
 
@@ -100,6 +101,7 @@ enum event_kind {
     EVENT_FAULT,
     EVENT_FAULT_ENDS,
     EVENT_LEAVING, /* a node that is drained for good */
+    EVENT_FORGOT,  /* a disk has none of what was destroyed any more */
 };
 
 struct happening {
@@ -163,7 +165,7 @@ struct node {
     struct processor *processor;   /* NULL: none */
 };
 
-enum op_kind { OP_ADD, OP_THREE, OP_ODD, OP_APPEND, OP_READ, OP_REUSE, OP_EXPECT };
+enum op_kind { OP_ADD, OP_THREE, OP_ODD, OP_APPEND, OP_READ, OP_REUSE, OP_EXPECT, OP_FORGET };
 enum op_state { OP_OPEN, OP_DONE, OP_REFUSED };
 
 /* One operation of one client, from its first sending to its end. */
@@ -200,6 +202,8 @@ struct oracle_partition {
     uint64_t next_position;
     uint64_t *events; /* hash of the packed event by position */
     size_t event_room;
+    uint64_t forgotten[SUBJECTS];    /* events before this position are */
+    uint64_t forgotten_at[SUBJECTS]; /* index of the order */
 };
 
 struct oracle_aggregate {
@@ -207,13 +211,17 @@ struct oracle_aggregate {
     uint64_t hash;     /* of all its events, as the module's state */
     uint64_t *hashes;  /* after each number of events */
     size_t room;
+    uint64_t *numbers; /* that the events are about, 0 when it is forgotten */
+    size_t number_room;
+    uint64_t *subjects; /* of the events, 0 for nobody */
+    size_t subject_room;
     uint64_t floor;    /* events that somebody was told of */
 };
 
 struct figures {
     uint64_t events, packets, gossip, bytes, lost, duplicated, writes, torn, ranges, answers, reads, retries;
     uint64_t refusals, ownerships, rejected, repeats, executions, snapshots, placements;
-    uint64_t forwards, resends, full, rotten, repairs, sealed, subscriptions, delivered, processed, published;
+    uint64_t forwards, resends, full, rotten, repairs, sealed, subscriptions, delivered, processed, published, forgotten;
     uint64_t faults[FAULT_KINDS];
 };
 
@@ -230,7 +238,8 @@ struct world {
     size_t heap_count, heap_room;
     uint64_t next_order;
 
-    struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng, group_rng, processor_rng, vault_rng;
+    struct rng network_rng, disk_rng, client_rng, worker_rng, subscriber_rng, group_rng, processor_rng, vault_rng,
+        forget_rng;
     struct vault vault;
     struct rng placement_rng;
     unsigned zones; /* that the nodes are spread over; 0: they say none */
@@ -247,6 +256,7 @@ struct world {
     bool workers_faulty;
     bool healed;
     bool with_processors;
+    unsigned forget_per_mille; /* of reads that are orders to forget instead */
     /* Events that a worker's copy has, by node's stream; -1 for no copy. */
     int64_t copies[WORKERS + 1][NODES_MAX][AGGREGATES];
 
@@ -324,6 +334,7 @@ void node_transfer(struct node *n, uint16_t partition);
 bool node_order(struct node *n, const struct placement_order *order);
 const char *node_name(const struct node *n);
 void node_drain(struct node *n);
+void node_forgot(struct node *n, uint16_t partition);
 /* The record with that number, in some order, among those of the partition. */
 void node_rot(struct node *n, uint16_t partition, uint64_t number);
 void node_append(struct node *n, uint16_t partition, struct bytes payload);
@@ -339,6 +350,8 @@ struct bytes vault_peel(struct bytes sealed, struct arena *arena);
 /* The same of a sealed event and of what it was. */
 uint64_t vault_event_hash(struct bytes packed);
 struct bytes op_subject(const struct op *op);
+int op_subject_number(const struct op *op); /* from 1; 0 for nobody */
+bool vault_is_forgotten(const struct world *w, const struct event *event);
 void vault_check(struct world *w, struct node *n, uint16_t partition);
 void node_release(struct node *n);
 
@@ -413,6 +426,7 @@ void oracle_applied(struct node *n, uint16_t partition, uint64_t index, struct b
 /* The owner answers: a majority must have it on disk at this moment. */
 void oracle_durable(struct node *n, const struct outcome *outcome);
 void oracle_answered(struct world *w, struct op *op, const struct answer *answer);
+bool oracle_may_be_forgotten(struct world *w, struct bytes packed);
 uint64_t oracle_event(const struct oracle_partition *partition, uint64_t position);
 /* Who should hold each partition does, and nobody else; else why not. */
 bool oracle_placed(const struct world *w, char *why, size_t room);

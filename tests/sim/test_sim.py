@@ -21,6 +21,7 @@ PLANTS = {
     "READ_WITHOUT_BARRIER": ("all", 50),
     "POSITION_REUSED": ("all", 20),
     "SNAPSHOT_SKIPS_EVENT": ("all", 20),
+    "FORGOTTEN_STATE_KEPT": ("all", 20),
     "KEY_KEPT_AFTER_LOSS": ("all", 100),
     "STATE_KEPT_AFTER_LOSS": ("ownership", 800),
     "REJECTION_NOT_RECORDED": ("all", 20),
@@ -28,16 +29,16 @@ PLANTS = {
     "FINGERPRINT_IGNORED": ("all", 20),
     "EXPECTATION_IGNORED": ("all", 20),
     "LAST_EVENT_LOST": ("all", 20),
-    "LOSS_NOTICED_LATE": ("ownership", 200, 2501),
+    "LOSS_NOTICED_LATE": ("ownership", 100, 301),
     "SNAPSHOT_AHEAD": ("all", 20),
-    "REQUEST_ID_REUSED": ("all", 200, 2101),
+    "REQUEST_ID_REUSED": ("all", 200, 1201),
     "CONFIGURATION_FORGOTTEN": ("placement", 100),
     "VOID_STATE_DECIDED_ON": ("rolling", 200, 201),
     "DAMAGE_IGNORED": ("rot", 50),
     "PROCESSOR_NOT_AWAITED": ("all", 50),
     "EVENT_SKIPPED": ("all", 20),
     "CURSOR_AHEAD": ("all", 50),
-    "REFUSED_ON_VOID_STATE": ("disks", 200, 401),
+    "REFUSED_ON_VOID_STATE": ("forgetting", 100, 851),
 }
 
 

@@ -4,7 +4,7 @@
  */
 #include "sim.h"
 
-enum { NONCE = 12, TAG = 16, MASK = 0xA5 };
+enum { NONCE = 12, TAG = 16, MASK = 0xA5, COMMAND_ENTRY = 1 /* of libraft */ };
 
 static void draw(void *context, uint8_t *out, size_t len)
 {
@@ -97,15 +97,62 @@ uint64_t vault_event_hash(struct bytes packed)
     return hash;
 }
 
-/* Whose it is, of the ops that are about somebody; empty for the others. */
-struct bytes op_subject(const struct op *op)
+/* Whose it is, of the ops that are about somebody. */
+int op_subject_number(const struct op *op)
 {
-    static const char *const names[] = {"s0", "s1", "s2"};
-
-    return op->payload % 4 == 0 ? bytes_of(names[op->payload / 4 % COUNT_OF(names)]) : BYTES_NONE;
+    return op->payload % 4 == 0 || op->kind == OP_FORGET ? (int)(op->payload / 4 % SUBJECTS) + 1 : 0;
 }
 
-/* Every sealed event of the replica opens. */
+struct bytes op_subject(const struct op *op)
+{
+    static const char *const names[SUBJECTS + 1] = {"", "s0", "s1", "s2"};
+
+    return bytes_of(names[op_subject_number(op)]);
+}
+
+static size_t subject_index(struct bytes subject)
+{
+    return subject.len == 2 && subject.data[1] - '0' < SUBJECTS ? (size_t)(subject.data[1] - '0') : 0;
+}
+
+bool vault_is_forgotten(const struct world *w, const struct event *event)
+{
+    return event->position < w->partitions[event->partition].forgotten[subject_index(event->subject)];
+}
+
+/* What of an entry may not be in a log any more: keys that were destroyed later. */
+static void check_log_entry(struct world *w, struct node *n, uint16_t partition, uint64_t index, struct bytes payload)
+{
+    struct arena arena = {0};
+    struct log_batch batch;
+    struct fault fault;
+
+    if (wire_log_batch_decode(payload, &arena, &batch, &fault) == STATUS_OK)
+        for (size_t i = 0; i < batch.key_count; i++)
+            if (batch.keys[i].wrapped.len > 0 &&
+                index < w->partitions[partition].forgotten_at[subject_index(batch.keys[i].subject)])
+                broken(w, 2, "node %d keeps a destroyed key of %.*s in entry %llu of partition %u", n->index,
+                       (int)batch.keys[i].subject.len, (const char *)batch.keys[i].subject.data,
+                       (unsigned long long)index, partition);
+    arena_release(&arena);
+}
+
+static void check_log(struct world *w, struct node *n, uint16_t partition)
+{
+    struct store_key from = key_log(partition, 0);
+    struct store_key to = key_partition_end(partition);
+    struct store_cursor *cursor = store_cursor_new(n->store, STORE_LOG, key_bytes(&from), key_bytes(&to), false);
+    struct bytes key, value;
+    struct fault fault;
+    struct log_entry entry;
+
+    while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK)
+        if (wire_log_entry_decode(value, &entry, &fault) == STATUS_OK && entry.type == COMMAND_ENTRY)
+            check_log_entry(w, n, partition, key_last_number(key), entry.payload);
+    store_cursor_free(cursor);
+}
+
+/* Every sealed event of the replica opens, but those whose subject was forgotten later; and no log has a key of it. */
 void vault_check(struct world *w, struct node *n, uint16_t partition)
 {
     struct store_key from = key_partition_begin(partition);
@@ -125,11 +172,15 @@ void vault_check(struct world *w, struct node *n, uint16_t partition)
         if (wire_event_decode(value, &arena, &event, &fault) != STATUS_OK ||
             event_open(&w->vault, n->store, &event, &arena, &fault) != STATUS_OK)
             broken(w, 2, "node %d can't open an event of partition %u: %s", n->index, partition, fault.message);
-        else if (event.forgotten)
+        else if (vault_is_forgotten(w, &event) && !event.forgotten)
+            broken(w, 2, "node %d opens event %llu of partition %u, whose subject was forgotten", n->index,
+                   (unsigned long long)event.position, partition);
+        else if (event.forgotten && !vault_is_forgotten(w, &event))
             broken(w, 2, "node %d lacks the key of %.*s in partition %u", n->index, (int)event.subject.len,
                    (const char *)event.subject.data, partition);
         arena_reset(&arena);
     }
     store_cursor_free(cursor);
     arena_release(&arena);
+    check_log(w, n, partition);
 }

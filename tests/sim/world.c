@@ -131,6 +131,9 @@ static void happen(struct world *w, struct happening *event)
     case EVENT_LEAVING:
         fault_leaving(w, &w->nodes[event->number]);
         break;
+    case EVENT_FORGOT:
+        node_forgot(n, (uint16_t)event->number);
+        break;
     case EVENT_CLIENT:
         client_step(w, event->number);
         break;
@@ -246,6 +249,10 @@ void world_init_with(struct world *w, uint64_t seed, const char *scenario, int f
     w->subscriber_rng.state = seed ^ 0x5B5C1BE5;
     w->processor_rng.state = seed ^ 0x9B0CE550;
     w->placement_rng.state = seed ^ 0x91ACE;
+    w->forget_rng.state = seed ^ 0xF02637;
+    w->forget_per_mille = rng_chance(&w->forget_rng, 500) ? 60 : 0;
+    if (strcmp(scenario, "forgetting") == 0)
+        w->forget_per_mille = 500;
     w->zones = (unsigned)rng_below(&w->placement_rng, 4);
     w->founder_count = w->node_count;
     w->with_processors = rng_chance(&w->processor_rng, 300);
@@ -340,4 +347,8 @@ void world_release(struct world *w)
         free(w->partitions[i].events);
     for (int i = 0; i < AGGREGATES; i++)
         free(w->aggregates[i].hashes);
+    for (int i = 0; i < AGGREGATES; i++)
+        free(w->aggregates[i].numbers);
+    for (int i = 0; i < AGGREGATES; i++)
+        free(w->aggregates[i].subjects);
 }

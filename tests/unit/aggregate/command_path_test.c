@@ -38,6 +38,8 @@ struct fixture {
     uint64_t ticket;        /* of what was published last */
     unsigned forgotten;
     uint64_t clock_us;
+    struct vault vault;
+    uint64_t drawn;
 };
 
 /* ---- a counter: Add makes one event, Fail is refused, Limit refuses past three ---- */
@@ -220,7 +222,7 @@ static void on_forget(void *context, uint64_t ticket)
 
 static void on_forgot(void *context)
 {
-    (void)context;
+    ((struct fixture *)context)->forgotten++;
 }
 
 static bool on_damaged(void *context, const struct fault *fault)
@@ -257,6 +259,7 @@ static void set_up_aggregates(struct fixture *f, uint64_t snapshot_after_us)
                                            .payload_bytes_max = 1000,
                                            .snapshot_every = 10,
                                            .snapshot_after_us = snapshot_after_us,
+                                           .vault = f->vault.master_count > 0 ? &f->vault : NULL,
                                            .cache_bytes = 1 << 20,
                                            .cache_count = 1000};
     struct aggregates_effects effects = {f,          on_submit,  on_barrier, on_answer,  on_module_type, on_pick,
@@ -412,6 +415,79 @@ static void what_is_committed_is_answered_when_ownership_is_lost(void **state)
     aggregates_own(f->aggregates, &f->applied);
     aggregates_processed(f->aggregates, f->ticket, NULL, 0);
     assert_int_equal(f->answer_count, 1);
+}
+
+/* ---- subjects: the cipher hides nothing, and opens with the right key only ---- */
+
+static void draw(void *context, uint8_t *out, size_t len)
+{
+    struct fixture *f = context;
+
+    for (size_t i = 0; i < len; i++)
+        out[i] = (uint8_t)(hash_mix(++f->drawn, BYTES_LITERAL("draw")) >> 8);
+}
+
+static void seal(void *context, const uint8_t key[CIPHER_KEY_BYTES], struct bytes bound_to, struct bytes plain,
+                 struct buffer *out)
+{
+    (void)context;
+    (void)bound_to;
+    buffer_add(out, key, CIPHER_KEY_BYTES);
+    buffer_add(out, plain.data, plain.len);
+}
+
+static bool unseal(void *context, const uint8_t key[CIPHER_KEY_BYTES], struct bytes bound_to, struct bytes sealed,
+                   struct buffer *out)
+{
+    (void)context;
+    (void)bound_to;
+    if (sealed.len < CIPHER_KEY_BYTES || memcmp(sealed.data, key, CIPHER_KEY_BYTES) != 0)
+        return false;
+    buffer_add(out, sealed.data + CIPHER_KEY_BYTES, sealed.len - CIPHER_KEY_BYTES);
+    return true;
+}
+
+static void keep_subjects(struct fixture *f)
+{
+    f->vault = (struct vault){
+        .cipher = {f, draw, seal, unseal}, .master_count = 1, .masters = {{.id = "m1", .key = {1}}}};
+    set_up_aggregates(f, 0);
+}
+
+static struct admitted *send_about(struct fixture *f, const char *id, const char *subject, enum command_kind kind)
+{
+    struct admitted *c = memory_zero(1, sizeof *c);
+
+    c->command = (struct command){
+        .kind = kind,
+        .id = bytes_of(id),
+        .aggregate_type = kind == COMMAND_FORGET ? BYTES_LITERAL("subject") : BYTES_LITERAL("tally"),
+        .aggregate_id = kind == COMMAND_FORGET ? BYTES_LITERAL("\x01" "forget") : BYTES_LITERAL("A"),
+        .type = kind == COMMAND_FORGET ? BYTES_NONE : BYTES_LITERAL("Add"),
+        .payload = {kind == COMMAND_FORGET ? PAYLOAD_NONE : PAYLOAD_JSON, BYTES_LITERAL("1")},
+        .subject = bytes_of(subject),
+        .fingerprint = 1,
+    };
+    c->deadline_ms = f->moment.now_ms + 5000;
+    f->commands[f->command_count++] = c;
+    aggregates_admit(f->aggregates, c, f->moment);
+    flush(f);
+    return c;
+}
+
+/* The event of aggregate A, as a reader gets it. */
+static struct event event_of_a(struct fixture *f, uint64_t sequence, struct arena *arena)
+{
+    struct store_key key = key_event(3, BYTES_LITERAL("A"), sequence);
+    struct event event;
+    struct bytes value;
+    struct fault fault;
+
+    assert_ok(store_get(f->store, STORE_EVENTS, key_bytes(&key), arena, &value, &fault));
+    assert_ok(wire_event_decode(value, arena, &event, &fault));
+    assert_true(event.sealed_by != 0);
+    assert_ok(event_open(&f->vault, f->store, &event, arena, &fault));
+    return event;
 }
 
 /* ---- the tests ---- */
@@ -655,6 +731,49 @@ static void a_failed_submit_voids_what_was_decided_on_it(void **state)
     commit_all(f);
     assert_int_equal(answer_to(f, next)->first_sequence, 1); /* no hole where c2 was */
     assert_int_equal(f->applied.next_position, 2);
+}
+
+static void a_key_that_is_in_no_store_yet_is_forgotten_later(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *order;
+    struct arena arena = {0};
+
+    keep_subjects(f);
+    (void)send_about(f, "c1", "s", COMMAND_DISPATCH);
+    order = send_about(f, "f1", "s", COMMAND_FORGET);
+    assert_int_equal(f->submitted, 1); /* so that who processes c1's event can read it */
+    commit_all(f);
+    store_all(f);
+    commit_all(f);
+    store_all(f);
+    assert_status(answer_to(f, order)->status, STATUS_OK);
+    assert_true(event_of_a(f, 0, &arena).forgotten);
+    arena_release(&arena);
+}
+
+static void nothing_is_decided_while_an_order_to_forget_is_on_its_way(void **state)
+{
+    struct fixture *f = *state;
+    struct admitted *next;
+    struct arena arena = {0};
+
+    keep_subjects(f);
+    (void)send_about(f, "c1", "s", COMMAND_DISPATCH);
+    commit_all(f);
+    store_all(f);
+    (void)send_about(f, "f1", "s", COMMAND_FORGET);
+    next = send_about(f, "c2", "s", COMMAND_DISPATCH);
+    commit_all(f);
+    assert_null(answer_to(f, next));
+    store_all(f);
+    commit_all(f);
+    store_all(f);
+    assert_status(answer_to(f, next)->status, STATUS_OK);
+    assert_int_equal(f->forgotten, 1);
+    assert_true(event_of_a(f, 0, &arena).forgotten);
+    assert_false(event_of_a(f, 1, &arena).forgotten); /* by a new key */
+    arena_release(&arena);
 }
 
 static void a_new_owner_continues_from_the_store(void **state)
@@ -954,6 +1073,8 @@ int main(void)
         TEST(expecting_too_many_is_refused_for_good),
         TEST(a_deposed_owner_refuses_nothing),
         TEST(when_ownership_goes_everything_is_given_back),
+        TEST(a_key_that_is_in_no_store_yet_is_forgotten_later),
+        TEST(nothing_is_decided_while_an_order_to_forget_is_on_its_way),
         TEST(a_failed_submit_voids_what_was_decided_on_it),
         TEST(a_new_owner_continues_from_the_store),
         TEST(a_dead_workers_command_runs_again_elsewhere),

@@ -18,6 +18,7 @@ struct replica {
     bool wants_range;
     bool stops_range;
     bool log_damaged;
+    unsigned trimmed;
     uint64_t range_index;
     bool disk_stalls; /* batches are kept, not written */
 };
@@ -92,8 +93,8 @@ static void on_damaged(void *context, struct partition *partition, const struct 
 
 static void on_trimmed(void *context, struct partition *partition)
 {
-    (void)context;
     (void)partition;
+    ((struct replica *)context)->trimmed++;
 }
 
 static void on_failed(void *context, struct partition *partition, const struct fault *fault)
@@ -527,6 +528,52 @@ static void a_single_replica_owns_after_its_barrier(void **state)
     store_free(store);
 }
 
+static size_t log_length(struct replica *r)
+{
+    struct store_key from = key_log(5, 0);
+    struct store_key to = key_partition_end(5);
+    struct store_cursor *cursor = store_cursor_new(r->store, STORE_LOG, key_bytes(&from), key_bytes(&to), false);
+    struct bytes key, value;
+    struct fault fault;
+    size_t count = 0;
+
+    while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK)
+        count++;
+    store_cursor_free(cursor);
+    return count;
+}
+
+static void what_is_destroyed_leaves_the_log_although_all_restart_first(void **state)
+{
+    struct world *w = *state;
+    struct replica *o = wait_for_owner(w);
+
+    for (uint64_t i = 0; i < 10; i++)
+        (void)submit(o, i);
+    turns(w, 50);
+    for (size_t i = 0; i < NODES; i++) {
+        struct replica *r = &w->replicas[i];
+        struct fault fault;
+
+        partition_trim(r->partition, &r->turn);
+        assert_ok(store_write(r->store, r->turn.batch, true, &fault));
+        stop_replica(r);
+        assert_true(log_length(r) > 10);
+    }
+    packets_drop(&w->packets);
+    for (size_t i = 0; i < NODES; i++)
+        start_replica(w, i);
+    turns(w, 400); /* nobody submits anything */
+    for (size_t i = 0; i < NODES; i++) {
+        struct store_batch *batch = store_batch_new(w->replicas[i].store);
+
+        assert_true(w->replicas[i].trimmed > 0);
+        assert_true(log_length(&w->replicas[i]) < 5);
+        assert_int_equal(destroyed_settle(w->replicas[i].store, 5, batch), 1); /* until the disk is compacted */
+        store_batch_free(batch);
+    }
+}
+
 static void a_voter_goes_when_those_who_stay_have_all(void **state)
 {
     struct world *w = *state;
@@ -638,6 +685,7 @@ int main(void)
                                         set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_damaged_log_is_trimmed_and_followers_get_the_range,
                                         set_up, tear_down),
+        cmocka_unit_test_setup_teardown(what_is_destroyed_leaves_the_log_although_all_restart_first, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_voter_goes_when_those_who_stay_have_all, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refusal_that_comes_late_stops_nothing, set_up, tear_down),
         cmocka_unit_test(a_single_replica_owns_after_its_barrier),
