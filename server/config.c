@@ -121,7 +121,8 @@ static const struct setting settings[] = {
     {"connection-memory", SIZE, AT(connection_memory_bytes), 0, 16 << 20, UINT64_MAX, "256MiB",
      "buffers of all connections; who needs more, as by endless headers, is let go"},
     {"master-key", TEXT, AT(master_key), 0, 0, 0, "",
-     "file with the keys that wrap those of subjects, the same on all nodes; cairnctl key master makes one"},
+     "file with the keys that wrap those of subjects, the same on all nodes (cairnctl key master makes one), or the "
+     "PKCS #11 URI of a key that derives one"},
     {"token-audience", TEXT, AT(token_audience), 0, 0, 0, "cairn", "audience that such tokens must be for"},
 };
 

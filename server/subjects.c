@@ -22,6 +22,12 @@ struct subjects {
     struct node *node;
     struct held_vault *_Atomic newest; /* NULL without master keys */
     uint64_t mark;
+    /* A token may take its time: the file is read anew by a thread of its own, one at a time. */
+    pthread_t reader;
+    bool reading;
+    atomic_bool read;
+    enum status status; /* of what was read */
+    struct fault fault;
 };
 
 /* ---- the cipher ---- */
@@ -93,6 +99,7 @@ enum status subjects_new(struct node *node, struct fault *fault)
 {
     struct subjects *subjects = memory_zero(1, sizeof *subjects);
 
+    atomic_init(&subjects->read, false);
     subjects->node = node;
     node->subjects = subjects;
     return node->config.master_key[0] == '\0' ? STATUS_OK : load(subjects, fault);
@@ -100,8 +107,13 @@ enum status subjects_new(struct node *node, struct fault *fault)
 
 void subjects_free(struct node *node)
 {
-    struct held_vault *held = node->subjects == NULL ? NULL : atomic_load(&node->subjects->newest);
+    struct held_vault *held;
 
+    if (node->subjects == NULL)
+        return;
+    if (node->subjects->reading)
+        pthread_join(node->subjects->reader, NULL);
+    held = atomic_load(&node->subjects->newest);
     while (held != NULL) {
         struct held_vault *older = held->older;
 
@@ -119,16 +131,32 @@ const struct vault *subjects_vault(const struct node *node)
     return held == NULL ? NULL : &held->vault;
 }
 
+static void *read_again(void *context)
+{
+    struct subjects *subjects = context;
+
+    subjects->status = load(subjects, &subjects->fault);
+    atomic_store(&subjects->read, true);
+    return NULL;
+}
+
 void subjects_tick(struct node *node)
 {
     struct subjects *subjects = node->subjects;
-    struct fault fault;
 
-    if (node->config.master_key[0] == '\0' || file_mark(node->config.master_key) == subjects->mark)
+    if (!subjects->reading) {
+        if (node->config.master_key[0] != '\0' && file_mark(node->config.master_key) != subjects->mark)
+            subjects->reading = pthread_create(&subjects->reader, NULL, read_again, subjects) == 0;
         return;
-    if (load(subjects, &fault) != STATUS_OK) {
+    }
+    if (!atomic_load(&subjects->read))
+        return;
+    pthread_join(subjects->reader, NULL);
+    subjects->reading = false;
+    atomic_store(&subjects->read, false);
+    if (subjects->status != STATUS_OK) {
         journal(JOURNAL_ERROR, "security-file-refused", "%s; the master keys that were good before stay in force",
-                fault.message);
+                subjects->fault.message);
         return;
     }
     journal(JOURNAL_INFO, "master-keys-taken", "%zu keys, new ones are wrapped by %s",

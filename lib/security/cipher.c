@@ -1,7 +1,8 @@
 /*
- * AES-256-GCM by OpenSSL, and the file of master keys. Keys are wiped from memory that is given back.
+ * AES-256-GCM by OpenSSL, and where master keys come from. Keys are wiped from memory that is given back.
  */
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <openssl/rand.h>
 #include <unistd.h>
 
@@ -70,7 +71,17 @@ bool secret_open(const uint8_t key[SECRET_BYTES], struct bytes bound_to, struct 
     return good;
 }
 
-/* ---- the file ---- */
+void secret_check_value(const uint8_t key[SECRET_BYTES], char out[SECRET_CHECK_TEXT])
+{
+    uint8_t digest[EVP_MAX_MD_SIZE];
+    unsigned len = 0;
+
+    if (HMAC(EVP_sha256(), key, SECRET_BYTES, (const uint8_t *)"cairn check value", 17, digest, &len) == NULL)
+        abort(); /* out of memory */
+    snprintf(out, SECRET_CHECK_TEXT, "%02x%02x%02x%02x", digest[0], digest[1], digest[2], digest[3]);
+}
+
+/* ---- master keys ---- */
 
 static bool read_key(const char *text, size_t len, uint8_t key[SECRET_BYTES])
 {
@@ -94,6 +105,40 @@ static bool is_id(const char *text, size_t len)
     return true;
 }
 
+/* What stands behind the id in a line: the key, or who derives it. */
+static enum status key_of_line(const char *path, size_t line, const char *id, const char *text, size_t len,
+                               uint8_t key[SECRET_BYTES], struct fault *fault)
+{
+    char uri[1024];
+
+    if (len >= sizeof uri)
+        return fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE", "%s, line %zu: it is too long", path, line);
+    snprintf(uri, sizeof uri, "%.*s", (int)len, text);
+    if (is_pkcs11(uri))
+        return pkcs11_derive(uri, id, key, fault);
+    return read_key(text, len, key) ? STATUS_OK
+                                    : fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
+                                                "%s, line %zu: it must be an id, a space, and 32 bytes in base64 or a "
+                                                "pkcs11: URI",
+                                                path, line);
+}
+
+static enum status read_token(const char *uri, void *context,
+                              bool (*each)(void *context, const char *id, const uint8_t key[SECRET_BYTES]),
+                              struct fault *fault)
+{
+    char id[ID_BYTES_MAX + 1];
+    uint8_t key[SECRET_BYTES];
+    enum status status = pkcs11_object(uri, id, sizeof id, fault);
+
+    if (status == STATUS_OK)
+        status = pkcs11_derive(uri, id, key, fault);
+    if (status == STATUS_OK && !each(context, id, key))
+        status = fault_set(fault, STATUS_INVALID, "MASTER_KEY_TOKEN", "the key %s can't be taken", id);
+    explicit_bzero(key, sizeof key);
+    return status;
+}
+
 enum status master_keys_read(const char *path, void *context,
                              bool (*each)(void *context, const char *id, const uint8_t key[SECRET_BYTES]),
                              struct fault *fault)
@@ -101,8 +146,11 @@ enum status master_keys_read(const char *path, void *context,
     struct arena arena = {0};
     struct bytes text;
     size_t line = 0, count = 0;
-    enum status status = master_key_file_check(path, fault);
+    enum status status;
 
+    if (is_pkcs11(path))
+        return read_token(path, context, each, fault);
+    status = secret_file_check(path, "master keys", fault);
     if (status == STATUS_OK)
         status = file_read(path, FILE_BYTES_MAX, &arena, &text, fault);
     for (size_t at = 0; status == STATUS_OK && at < text.len; line++) {
@@ -110,18 +158,18 @@ enum status master_keys_read(const char *path, void *context,
         const char *newline = memchr(begin_of, '\n', text.len - at);
         size_t len = newline == NULL ? text.len - at : (size_t)(newline - begin_of);
         const char *space = memchr(begin_of, ' ', len);
-        char id[ID_BYTES_MAX + 1];
+        char id[ID_BYTES_MAX + 1] = "";
         uint8_t key[SECRET_BYTES];
 
         at += len + 1;
         if (len == 0 || begin_of[0] == '#')
             continue;
-        if (space == NULL || !is_id(begin_of, (size_t)(space - begin_of)) ||
-            !read_key(space + 1, len - (size_t)(space + 1 - begin_of), key))
-            status = fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
-                               "%s, line %zu: it must be an id, a space, and 32 bytes in base64", path, line + 1);
-        if (status == STATUS_OK) {
+        if (space != NULL && is_id(begin_of, (size_t)(space - begin_of)))
             snprintf(id, sizeof id, "%.*s", (int)(space - begin_of), begin_of);
+        status = id[0] == '\0' ? fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
+                                           "%s, line %zu: it must begin with the id of a key and a space", path, line + 1)
+                               : key_of_line(path, line + 1, id, space + 1, len - (size_t)(space + 1 - begin_of), key, fault);
+        if (status == STATUS_OK) {
             if (!each(context, id, key))
                 status = fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
                                    "%s, line %zu: too many keys, or the id %s is there twice", path, line + 1, id);
@@ -135,7 +183,7 @@ enum status master_keys_read(const char *path, void *context,
     return status;
 }
 
-enum status master_key_add(const char *path, const char *id, struct fault *fault)
+enum status master_key_add(const char *path, const char *id, const char *uri, struct fault *fault)
 {
     struct arena arena = {0};
     struct bytes before = BYTES_NONE;
@@ -148,13 +196,16 @@ enum status master_key_add(const char *path, const char *id, struct fault *fault
         return fault_set(fault, STATUS_INVALID, "MASTER_KEY_FILE",
                          "`%s` is no id of a key: 1 to %d printable characters without a space", id, ID_BYTES_MAX);
     if (access(path, F_OK) == 0) {
-        status = master_key_file_check(path, fault);
+        status = secret_file_check(path, "master keys", fault);
         if (status == STATUS_OK)
             status = file_read(path, FILE_BYTES_MAX, &arena, &before, fault);
     }
-    secret_random(key, sizeof key);
+    if (uri == NULL)
+        secret_random(key, sizeof key);
+    else if (status == STATUS_OK)
+        status = pkcs11_derive(uri, id, key, fault); /* that it works is known before anybody relies on it */
     (void)EVP_EncodeBlock((uint8_t *)encoded, key, sizeof key);
-    buffer_printf(&text, "%s %s\n", id, encoded);
+    buffer_printf(&text, "%s %s\n", id, uri == NULL ? encoded : uri);
     buffer_add(&text, before.data, before.len);
     if (status == STATUS_OK)
         status = file_replace(path, buffer_bytes(&text), fault);

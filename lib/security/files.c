@@ -36,15 +36,15 @@ enum status key_file_check(const char *path, struct fault *fault)
     return STATUS_OK;
 }
 
-enum status master_key_file_check(const char *path, struct fault *fault)
+enum status secret_file_check(const char *path, const char *what, struct fault *fault)
 {
     struct stat facts;
 
-    if (look(path, "master keys", &facts, fault) != STATUS_OK)
+    if (look(path, what, &facts, fault) != STATUS_OK)
         return fault->status;
     if ((facts.st_mode & 0077) != 0)
         return fault_set(fault, STATUS_INVALID, "FILE_EXPOSED",
-                         "the master keys %s must be a file that only its owner can read (mode %03o): chmod 600 it", path,
+                         "the %s %s must be a file that only its owner can read (mode %03o): chmod 600 it", what, path,
                          facts.st_mode & 0777);
     return STATUS_OK;
 }

@@ -56,8 +56,8 @@ const char *identity_problem(struct bytes text);
 
 /* INVALID when others can read the key, or it isn't one. */
 MUST_USE enum status key_file_check(const char *path, struct fault *fault);
-/* INVALID when anybody but its owner can read it. */
-MUST_USE enum status master_key_file_check(const char *path, struct fault *fault);
+/* INVALID when anybody but its owner can read it; `what` it is, in messages. */
+MUST_USE enum status secret_file_check(const char *path, const char *what, struct fault *fault);
 /* INVALID when others can write it, or it isn't a file. */
 MUST_USE enum status policy_file_check(const char *path, struct fault *fault);
 /* Changes whenever the file does; 0 when there is none. */
@@ -140,16 +140,29 @@ void secret_random(uint8_t *out, size_t len);
 void secret_seal(const uint8_t key[SECRET_BYTES], struct bytes bound_to, struct bytes plain, struct buffer *out);
 /* False, and nothing is added, when it isn't what was sealed so. */
 bool secret_open(const uint8_t key[SECRET_BYTES], struct bytes bound_to, struct bytes sealed, struct buffer *out);
+/* A text that tells keys apart, and says nothing about them. */
+enum { SECRET_CHECK_TEXT = 9 };
+void secret_check_value(const uint8_t key[SECRET_BYTES], char out[SECRET_CHECK_TEXT]);
 
 /*
- * A file of master keys, one a line: an id, a space, 32 bytes in base64. The first is the one that is used; the
- * others still open what they have wrapped. INVALID names the line; others may not read the file.
+ * A file of master keys, one a line: an id, a space, and 32 bytes in base64 or the PKCS #11 URI of what derives them.
+ * The first is the one that is used; the others still open what they have wrapped. INVALID names the line; others
+ * may not read the file. Or, instead of the file, such a URI: one key, whose id is the object's name. May wait for a
+ * token as long as that takes.
  */
-MUST_USE enum status master_keys_read(const char *path, void *context,
+MUST_USE enum status master_keys_read(const char *source, void *context,
                                       bool (*each)(void *context, const char *id, const uint8_t key[SECRET_BYTES]),
                                       struct fault *fault);
-/* A new first line, in a file that is made when there is none. */
-MUST_USE enum status master_key_add(const char *path, const char *id, struct fault *fault);
+/* A new first line, in a file that is made when there is none: a random key, or the one that the URI derives. */
+MUST_USE enum status master_key_add(const char *path, const char *id, const char *uri, struct fault *fault);
+
+/* ---- keys that stay in their token (hsm.c) ---- */
+
+bool is_pkcs11(const char *source);
+/* The name of the object that the URI is about. */
+MUST_USE enum status pkcs11_object(const char *uri, char *out, size_t room, struct fault *fault);
+/* The master key `id` that the token's key gives. INVALID says what is wrong with the URI, token, PIN or key. */
+MUST_USE enum status pkcs11_derive(const char *uri, const char *id, uint8_t out[SECRET_BYTES], struct fault *fault);
 
 /* ---- what one identity may use (allowance.c) ---- */
 

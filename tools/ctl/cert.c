@@ -12,12 +12,6 @@
 
 enum { CA_DAYS = 3650, OPERATOR_DAYS = 90, OTHER_DAYS = 365, SOON_S = 30 * 86400, PATH_ROOM = 700 };
 
-static int refused(const struct fault *fault)
-{
-    fprintf(stderr, "cairnctl: %s\n", fault->message);
-    return fault->status == STATUS_INVALID ? EXIT_USAGE : EXIT_REFUSED;
-}
-
 static const char *folder_of(const struct ctl *ctl)
 {
     return ctl->folder == NULL ? "." : ctl->folder;
@@ -55,7 +49,7 @@ static int make(struct ctl *ctl, const char *kind, const char *name, uint32_t da
     if (mkdir(folder_of(ctl), 0700) != 0 && errno != EEXIST)
         return usage_error("cannot make the folder %s: %s", folder_of(ctl), strerror(errno));
     if (certificate_issue(&issue, &fault) != STATUS_OK)
-        return refused(&fault);
+        return refused_here(&fault);
     printf("%s\n%s\n", certificate, key);
     return EXIT_FINE;
 }
@@ -92,7 +86,7 @@ int cert_revoke(struct ctl *ctl)
         return usage_error("cannot make the folder %s: %s", list, strerror(errno));
     path_of(ctl, "revoked/ca", "crl", list);
     if (certificate_revoke(ctl->arguments[0], certificate, key, list, &fault) != STATUS_OK)
-        return refused(&fault);
+        return refused_here(&fault);
     printf("%s\n", list);
     return EXIT_FINE;
 }
@@ -129,7 +123,7 @@ static int show_file(struct table *table, json_t *list, const char *path, bool *
     struct fault fault;
 
     if (certificate_load(path, &facts, &fault) != STATUS_OK)
-        return refused(&fault);
+        return refused_here(&fault);
     *soon = *soon || ends_soon(&facts);
     show(table, list, path, &facts);
     return EXIT_FINE;
@@ -179,19 +173,4 @@ int cert_list(struct ctl *ctl)
     else
         table_print(table);
     return code != EXIT_FINE ? code : soon ? EXIT_REFUSED : EXIT_FINE;
-}
-
-int key_master(struct ctl *ctl)
-{
-    char id[40];
-    struct fault fault;
-    time_t now = time(NULL);
-    struct tm parts;
-
-    /* One that says when it was made; two in a second are none. */
-    strftime(id, sizeof id, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &parts));
-    if (master_key_add(ctl->arguments[0], id, &fault) != STATUS_OK)
-        return refused(&fault);
-    printf("%s: the key %s is the first now; give the file to all nodes\n", ctl->arguments[0], id);
-    return EXIT_FINE;
 }

@@ -11,6 +11,8 @@
 
 #include "client.h"
 
+struct fault;
+
 enum { EXIT_FINE, EXIT_REFUSED, EXIT_USAGE, EXIT_UNREACHABLE };
 
 /* Flags of a command, as bits. */
@@ -92,6 +94,7 @@ int cert_client(struct ctl *ctl);
 int cert_revoke(struct ctl *ctl);
 int cert_list(struct ctl *ctl);
 int key_master(struct ctl *ctl);
+int key_check(struct ctl *ctl);
 int subject_forget(struct ctl *ctl);
 
 /* ---- output.c ---- */
@@ -109,6 +112,8 @@ void progress(const char *format, ...) __attribute__((format(printf, 1, 2)));
 void progress_end(void);
 /* Says why on stderr, and gives the exit code. */
 int complain(const struct ctl *ctl, const struct cairn_error *error);
+/* The same of what is done here, without a node. */
+int refused_here(const struct fault *fault);
 int usage_error(const char *format, ...) __attribute__((format(printf, 1, 2)));
 
 #endif

@@ -101,6 +101,12 @@ int complain(const struct ctl *ctl, const struct cairn_error *error)
     return unreachable ? EXIT_UNREACHABLE : EXIT_REFUSED;
 }
 
+int refused_here(const struct fault *fault)
+{
+    fprintf(stderr, "cairnctl: %s\n", fault->message);
+    return fault->status == STATUS_INVALID ? EXIT_USAGE : EXIT_REFUSED;
+}
+
 int usage_error(const char *format, ...)
 {
     va_list arguments;

@@ -68,15 +68,15 @@ static void a_new_master_key_is_the_first(void **state)
     assert_non_null(mkdtemp(folder));
     snprintf(path, sizeof path, "%s/master", folder);
     assert_status(master_keys_read(path, &found, take, &fault), STATUS_INVALID);
-    assert_ok(master_key_add(path, "one", &fault));
-    assert_ok(master_key_add(path, "two", &fault));
+    assert_ok(master_key_add(path, "one", NULL, &fault));
+    assert_ok(master_key_add(path, "two", NULL, &fault));
     assert_int_equal(stat(path, &facts), 0);
     assert_int_equal(facts.st_mode & 0777, 0600);
     assert_ok(master_keys_read(path, &found, take, &fault));
     assert_int_equal(found.count, 2);
     assert_string_equal(found.ids[0], "two");
     assert_string_equal(found.ids[1], "one");
-    assert_status(master_key_add(path, "has space", &fault), STATUS_INVALID);
+    assert_status(master_key_add(path, "has space", NULL, &fault), STATUS_INVALID);
     file = fopen(path, "a");
     assert_non_null(file);
     assert_true(fputs("# a remark\n\nthree short\n", file) >= 0);
@@ -85,7 +85,7 @@ static void a_new_master_key_is_the_first(void **state)
     assert_non_null(strstr(fault.message, "line 5"));
     assert_int_equal(chmod(path, 0640), 0);
     assert_status(master_keys_read(path, &found, take, &fault), STATUS_INVALID);
-    assert_status(master_key_add(path, "four", &fault), STATUS_INVALID);
+    assert_status(master_key_add(path, "four", NULL, &fault), STATUS_INVALID);
     assert_int_equal(unlink(path), 0);
     assert_int_equal(rmdir(folder), 0);
 }
