@@ -59,7 +59,8 @@ struct rpc_stream_events {
     /* The other side finished sending (client half-closed). */
     void (*finished)(void *user, struct rpc_stream *stream);
     /* Last callback. Client side: the status that the server gave; server side: code 1
-     * (cancelled) when the client went away, 0 otherwise. Then drop the stream. */
+     * (cancelled) when the client went away, 0 otherwise. Then drop what is held of the stream: whoever opened it has
+     * one, `opened` takes one by rpc_stream_hold(). */
     void (*closed)(void *user, struct rpc_stream *stream, int code, const char *message);
     /* Everything sent so far went to the transport. May be NULL. */
     void (*drained)(void *user, struct rpc_stream *stream);

@@ -1,253 +1,285 @@
 /*
- * cairn-bench: a closed loop of N commands in flight over DispatchStream, spread over the given
- * nodes, each command one event of the echo module. Prints one line: rate and latency. With --rate
- * so many commands are sent each second, as far as N in flight allow.
- *
- * With --ca, --cert and --key it talks TLS.
- *
- *   cairn-bench --in-flight 64 --seconds 10 --bytes 256 --aggregates 1000 HOST:PORT...
+ * cairn-bench: loads a cluster, or a bare gRPC server, and says how fast it was and how long operations took. This
+ * file is its command line and what it prints; load.c makes the load.
  */
 #include <getopt.h>
-#include <pthread.h>
-#include <time.h>
+#include <jansson.h>
 
-#include "rpc/rpc.h"
+#include "commands.h"
+#include "load.h"
 
-enum { NODES_MAX = 16, IN_FLIGHT_MAX = 4096, LATENCIES_MAX = 1 << 24 };
-
-struct lane {
-    struct bench *bench;
-    struct rpc_stream *stream;
-    struct rpc_channel *channel;
+static const struct named {
+    const char *name;
+    int value;
+    const char *help;
+} workloads[] = {
+    {"dispatch", LOAD_DISPATCH, "commands over DispatchStream, one stream to each node (also: no name)"},
+    {"dispatch-unary", LOAD_DISPATCH_UNARY, "commands, each a call of its own"},
+    {"append", LOAD_APPEND, "events appended, one by a call"},
+    {"read", LOAD_READ, "the newest event of an aggregate, linearizably"},
+    {"mixed", LOAD_MIXED, "commands and reads, aggregates by a zipf distribution (0.99)"},
+    {"echo-stream", LOAD_ECHO, "messages to `cairn-bench echo`, in a stream"},
+    {"echo-unary", LOAD_ECHO_UNARY, "the same, each a call of its own"},
+    {NULL, 0, NULL},
+}, routes[] = {
+    {"any", ROUTE_ANY, NULL},
+    {"owner", ROUTE_OWNER, NULL},
+    {"other", ROUTE_OTHER, NULL},
+    {NULL, 0, NULL},
 };
 
-struct bench {
-    unsigned in_flight;
-    unsigned seconds;
-    unsigned bytes;
-    unsigned aggregates;
-    unsigned rate; /* 0: as fast as it goes */
-    unsigned free_slots[IN_FLIGHT_MAX];
-    size_t free_count;
-    uint64_t until_us;
-    uint64_t counted_from_us;
-    struct lane lanes[NODES_MAX];
-    size_t lane_count;
-    uint64_t started[IN_FLIGHT_MAX]; /* by slot */
-    uint32_t *latencies_us;
-    size_t done;
-    size_t failed;
-    size_t open;
-    uint64_t sent;
-    uint64_t prefix;
-    pthread_mutex_t lock;
-    pthread_cond_t changed;
+static const struct command {
+    const char *name;
+    int (*run)(int argc, char **argv);
+    const char *help;
+} commands[] = {
+    {"subscribe", subscribe_main, "[--live SECONDS] HOST:PORT: the whole log once, or what comes new"},
+    {"worker", worker_main, "AGGREGATE_TYPE HOST:PORT...: decide commands, as the echo module does"},
+    {"echo", echo_main, "HOST:PORT: a bare gRPC server, the ceiling to compare with"},
+    {NULL, NULL, NULL},
 };
 
-static void put_field(struct buffer *out, unsigned field, const void *text, size_t len)
-{
-    uint8_t head[8];
-    size_t n = 0;
-    size_t left = len;
+enum { NUMBER_MAX = 1000000000 };
 
-    head[n++] = (uint8_t)(field << 3 | 2);
-    for (; left >= 0x80; left >>= 7)
-        head[n++] = (uint8_t)(left | 0x80);
-    head[n++] = (uint8_t)left;
-    buffer_add(out, head, n);
-    buffer_add(out, text, len);
+/* Numbers that are set by flags. */
+struct numbers {
+    unsigned in_flight, seconds, bytes, aggregates, rate, retry, reads;
+};
+
+static const struct flag {
+    const char *name;
+    char letter;
+    size_t offset; /* of a number; SIZE_MAX: something else */
+    const char *value;
+    const char *help;
+} flags[] = {
+    {"in-flight", 'n', offsetof(struct numbers, in_flight), "N", "operations at once (64)"},
+    {"seconds", 's', offsetof(struct numbers, seconds), "N", "how long, behind one second that doesn't count (10)"},
+    {"rate", 'r', offsetof(struct numbers, rate), "N", "open loop: so many due each second, timed from then"},
+    {"bytes", 'b', offsetof(struct numbers, bytes), "N", "of a payload (256)"},
+    {"aggregates", 'a', offsetof(struct numbers, aggregates), "N", "over how many (1000)"},
+    {"reads", 'p', offsetof(struct numbers, reads), "N", "per cent of `mixed` that are reads (50)"},
+    {"retry-after", 'y', offsetof(struct numbers, retry), "MS", "ask another node under the same id; else a failure counts"},
+    {"to", 't', SIZE_MAX, "any|owner|other", "always the aggregate's owner, or never (any)"},
+    {"type", 'T', SIZE_MAX, "NAME", "of the aggregates: a module's or a worker's (echo)"},
+    {"json", 'j', SIZE_MAX, NULL, "for scripts"},
+    {"ca", 'C', SIZE_MAX, "FILE", "CAs of the nodes: turns TLS on"},
+    {"cert", 'E', SIZE_MAX, "FILE", "your certificate"},
+    {"key", 'K', SIZE_MAX, "FILE", "its private key"},
+    {"help", 'h', SIZE_MAX, NULL, "this text"},
+};
+
+static void help(FILE *out)
+{
+    fputs("usage: cairn-bench [WORKLOAD] [FLAGS] HOST:PORT...\n       cairn-bench COMMAND ...\n\n"
+          "A load of N operations in flight (closed loop) or at a rate (open loop), and what it took.\n\nworkloads:\n",
+          out);
+    for (const struct named *w = workloads; w->name != NULL; w++)
+        fprintf(out, "  %-16s %s\n", w->name, w->help);
+    fputs("\nflags:\n", out);
+    for (size_t i = 0; i < COUNT_OF(flags); i++)
+        fprintf(out, "  --%-12s %-16s %s\n", flags[i].name, flags[i].value == NULL ? "" : flags[i].value, flags[i].help);
+    fputs("\ncommands:\n", out);
+    for (const struct command *c = commands; c->name != NULL; c++)
+        fprintf(out, "  %-10s %s\n", c->name, c->help);
 }
 
-/* The command id is "prefix.number.slot": the answer tells the slot. */
-static void send_next(struct bench *b, unsigned slot)
+static int usage(const char *what, const char *text)
 {
-    struct lane *lane = &b->lanes[slot % b->lane_count];
-    struct buffer command = {0};
-    struct buffer request = {0};
-    char id[64];
-    char aggregate[32];
-    char *payload = memory_take(b->bytes);
-    int len = snprintf(id, sizeof id, "%llx.%llx.%04x", (unsigned long long)b->prefix,
-                       (unsigned long long)b->sent, slot);
-
-    put_field(&command, 1, id, (size_t)len);
-    put_field(&command, 2, "echo", 4);
-    len = snprintf(aggregate, sizeof aggregate, "bench-%u", (unsigned)(b->sent % b->aggregates));
-    put_field(&command, 3, aggregate, (size_t)len);
-    put_field(&command, 4, "Put", 3);
-    memset(payload, 'x', b->bytes);
-    put_field(&command, 6, payload, b->bytes);
-    put_field(&request, 1, command.data, command.len);
-    b->sent++;
-    b->started[slot] = clock_monotonic_us();
-    rpc_stream_send(lane->stream, buffer_bytes(&request));
-    buffer_release(&command);
-    buffer_release(&request);
-    free(payload);
-}
-
-static void on_message(void *user, struct rpc_stream *stream, struct bytes message)
-{
-    struct lane *lane = user;
-    struct bench *b = lane->bench;
-    uint64_t now = clock_monotonic_us();
-    unsigned slot = 0;
-    size_t id_len = message.len > 2 ? message.data[1] : 0;
-
-    (void)stream;
-    /* DispatchStreamResponse: field 1 is the id, then field 2 (response) or 3 (error). */
-    if (id_len < 4 || id_len + 2 > message.len)
-        return;
-    for (size_t i = id_len - 2; i < id_len + 2; i++) {
-        uint8_t c = message.data[i];
-
-        slot = slot << 4 | (unsigned)(c <= '9' ? c - '0' : c - 'a' + 10);
-    }
-    pthread_mutex_lock(&b->lock);
-    if (message.len <= id_len + 2 || message.data[id_len + 2] != (2 << 3 | 2))
-        b->failed++;
-    else if (now >= b->counted_from_us && now < b->until_us && b->done < LATENCIES_MAX)
-        b->latencies_us[b->done++] = (uint32_t)(now - b->started[slot]);
-    if (now < b->until_us && b->rate > 0)
-        b->free_slots[b->free_count++] = slot;
-    else if (now < b->until_us)
-        send_next(b, slot);
-    else if (--b->open == 0)
-        pthread_cond_signal(&b->changed);
-    pthread_mutex_unlock(&b->lock);
-}
-
-static void on_closed(void *user, struct rpc_stream *stream, int code, const char *text)
-{
-    struct lane *lane = user;
-    struct bench *b = lane->bench;
-
-    if (code != 0 && code != 1)
-        fprintf(stderr, "cairn-bench: a stream ended with code %d: %s\n", code, text);
-    pthread_mutex_lock(&b->lock);
-    lane->stream = NULL;
-    b->open = 0;
-    pthread_cond_signal(&b->changed);
-    pthread_mutex_unlock(&b->lock);
-    rpc_stream_drop(stream);
-}
-
-static const struct rpc_stream_events events = {.message = on_message, .closed = on_closed};
-
-static int ascending(const void *a, const void *b)
-{
-    uint32_t x = *(const uint32_t *)a;
-    uint32_t y = *(const uint32_t *)b;
-
-    return x < y ? -1 : x > y;
-}
-
-/* With the lock held. Sends what is due each millisecond, until the end. */
-static void pace(struct bench *b)
-{
-    uint64_t began_us = clock_monotonic_us();
-    const struct timespec moment = {0, 1000000};
-
-    while (clock_monotonic_us() < b->until_us && b->open > 0) {
-        uint64_t due = (clock_monotonic_us() - began_us) * b->rate / 1000000;
-
-        while (b->free_count > 0 && b->sent < due)
-            send_next(b, b->free_slots[--b->free_count]);
-        pthread_mutex_unlock(&b->lock);
-        nanosleep(&moment, NULL);
-        pthread_mutex_lock(&b->lock);
-    }
-    b->open = b->open > b->free_count ? b->open - b->free_count : 0;
-}
-
-static int usage(void)
-{
-    fprintf(stderr, "usage: cairn-bench [--in-flight N] [--seconds N] [--bytes N] "
-                    "[--aggregates N] [--rate N] HOST:PORT...\n");
+    fprintf(stderr, "cairn-bench: %s: %s; see cairn-bench --help\n", text, what);
     return 2;
+}
+
+static bool find(const struct named *all, const char *name, int *value)
+{
+    for (; all->name != NULL; all++)
+        if (strcmp(all->name, name) == 0) {
+            *value = all->value;
+            return true;
+        }
+    return false;
+}
+
+static const char *name_of(const struct named *all, int value)
+{
+    while (all->value != value)
+        all++;
+    return all->name;
+}
+
+/* ---- what it prints ---- */
+
+static double ms(uint64_t us)
+{
+    return (double)us / 1e3;
+}
+
+static void print_text(const struct load_settings *s, const struct load_result *r)
+{
+    const struct latencies *l = &r->latencies;
+
+    if (s->rate > 0)
+        printf("%u/s due: ", s->rate);
+    else
+        printf("in flight %u: ", s->in_flight);
+    printf("%.0f commands/s, p50 %.2f ms, p99 %.2f ms, p99.9 %.2f ms, longest %.2f ms, %llu failed", /* or reads */
+           (double)l->count / r->seconds, ms(latencies_at(l, 500)), ms(latencies_at(l, 990)), ms(latencies_at(l, 999)),
+           ms(l->longest_us), (unsigned long long)r->failed);
+    if (s->retry_ms > 0)
+        printf(", %llu asked again", (unsigned long long)r->retried);
+    printf("\n");
+}
+
+static void print_json(const struct load_settings *s, const struct load_result *r)
+{
+    const struct latencies *l = &r->latencies;
+    json_t *histogram = json_array();
+    json_t *all;
+
+    for (size_t i = 0; i < LATENCY_BUCKETS; i++)
+        if (l->buckets[i] > 0)
+            json_array_append_new(histogram, json_pack("[I, I]", (json_int_t)latency_bucket_end(i),
+                                                       (json_int_t)l->buckets[i]));
+    all = json_pack("{s:s, s:s, s:i, s:i, s:i, s:i, s:f, s:I, s:I, s:I, s:f, s:I, s:I, s:I, s:I, s:I, s:f, s:o}", "workload",
+                    name_of(workloads, (int)s->workload), "to", name_of(routes, (int)s->route), "in_flight",
+                    (int)s->in_flight, "rate", (int)s->rate, "bytes", (int)s->bytes, "aggregates", (int)s->aggregates,
+                    "seconds", r->seconds, "done", (json_int_t)l->count, "failed", (json_int_t)r->failed, "retried",
+                    (json_int_t)r->retried, "per_second", (double)l->count / r->seconds, "p50_us",
+                    (json_int_t)latencies_at(l, 500), "p90_us", (json_int_t)latencies_at(l, 900), "p99_us",
+                    (json_int_t)latencies_at(l, 990), "p999_us", (json_int_t)latencies_at(l, 999), "longest_us",
+                    (json_int_t)l->longest_us, "mean_us", l->count == 0 ? 0.0 : (double)l->sum_us / (double)l->count,
+                    "histogram", histogram);
+    json_dumpf(all, stdout, JSON_COMPACT | JSON_REAL_PRECISION(6));
+    printf("\n");
+    json_decref(all);
+}
+
+/* ---- the command line ---- */
+
+struct asked {
+    struct numbers numbers;
+    struct load_settings load;
+    struct rpc_tls_settings tls;
+    bool json;
+};
+
+static int take_text(struct asked *asked, const struct flag *flag, const char *text)
+{
+    int value = 0;
+
+    switch (flag->letter) {
+    case 't':
+        if (!find(routes, text, &value))
+            return usage("--to takes any, owner or other", text);
+        asked->load.route = (enum route)value;
+        break;
+    case 'T':
+        asked->load.type = text;
+        break;
+    case 'j':
+        asked->json = true;
+        break;
+    case 'C':
+        asked->tls.roots = text;
+        break;
+    case 'E':
+        asked->tls.certificate = text;
+        break;
+    default:
+        asked->tls.key = text;
+    }
+    return 0;
+}
+
+static int take_number(struct asked *asked, const struct flag *flag, const char *text)
+{
+    char *end;
+    unsigned long value = strtoul(text, &end, 10);
+
+    if (*text < '0' || *text > '9' || *end != '\0' || value > NUMBER_MAX ||
+        (value == 0 && flag->letter != 'b' && flag->letter != 'p'))
+        return usage("is no number that this can be", text);
+    *(unsigned *)((char *)&asked->numbers + flag->offset) = (unsigned)value;
+    return 0;
+}
+
+/* -1: go on; else the exit code. */
+static int parse(struct asked *asked, int argc, char **argv)
+{
+    struct option options[COUNT_OF(flags) + 1] = {0};
+    int at, code = 0;
+
+    for (size_t i = 0; i < COUNT_OF(flags); i++)
+        options[i] = (struct option){flags[i].name, flags[i].value == NULL ? no_argument : required_argument, NULL, 'x'};
+    while ((code = getopt_long(argc, argv, "", options, &at)) != -1) {
+        if (code == '?')
+            return 2;
+        if (flags[at].letter == 'h') {
+            help(stdout);
+            return 0;
+        }
+        code = flags[at].offset == SIZE_MAX ? take_text(asked, &flags[at], optarg == NULL ? "" : optarg)
+                                            : take_number(asked, &flags[at], optarg);
+        if (code != 0)
+            return code;
+    }
+    for (; optind < argc; optind++) {
+        if (asked->load.endpoint_count == LANES_MAX)
+            return usage("is one endpoint too many", argv[optind]);
+        asked->load.endpoints[asked->load.endpoint_count++] = argv[optind];
+    }
+    return -1;
+}
+
+static int check(struct asked *asked)
+{
+    const struct numbers *n = &asked->numbers;
+    struct load_settings *l = &asked->load;
+
+    if (l->endpoint_count == 0)
+        return usage("which nodes", "HOST:PORT...");
+    if (n->in_flight > SLOTS_MAX)
+        return usage("are more operations at once than it can have", "--in-flight");
+    if (n->bytes > 1 << 20 || n->reads > 100)
+        return usage("is too much", n->reads > 100 ? "--reads" : "--bytes");
+    /* An open loop has as many at once as it needs. */
+    l->in_flight = n->in_flight > 0 ? n->in_flight : n->rate > 0 ? SLOTS_MAX : 64;
+    l->seconds = n->seconds;
+    l->bytes = n->bytes;
+    l->aggregates = n->aggregates;
+    l->rate = n->rate;
+    l->retry_ms = n->retry;
+    l->read_percent = n->reads;
+    l->tls = asked->tls.roots == NULL ? NULL : &asked->tls;
+    return -1;
 }
 
 int main(int argc, char **argv)
 {
-    static struct bench b = {.in_flight = 64, .seconds = 10, .bytes = 256, .aggregates = 1000};
-    static const struct option options[] = {{"in-flight", required_argument, NULL, 'n'},
-                                            {"seconds", required_argument, NULL, 's'},
-                                            {"bytes", required_argument, NULL, 'b'},
-                                            {"aggregates", required_argument, NULL, 'a'},
-                                            {"rate", required_argument, NULL, 'r'},
-                                            {"ca", required_argument, NULL, 'C'},
-                                            {"cert", required_argument, NULL, 'E'},
-                                            {"key", required_argument, NULL, 'K'},
-                                            {NULL, 0, NULL, 0}};
-    struct rpc_loop *loop;
-    struct rpc_tls_settings files = {0};
-    struct rpc_tls *tls = NULL;
-    int flag;
+    static struct load_result result;
+    struct asked asked = {.numbers = {.seconds = 10, .bytes = 256, .aggregates = 1000, .reads = 50},
+                          .load = {.workload = LOAD_DISPATCH, .type = "echo"}};
+    struct fault fault;
+    int code, workload = 0;
 
-    while ((flag = getopt_long(argc, argv, "", options, NULL)) != -1) {
-        unsigned value = optarg == NULL ? 0 : (unsigned)strtoul(optarg, NULL, 10);
-
-        if (flag == 'C' || flag == 'E' || flag == 'K') {
-            *(flag == 'C' ? &files.roots : flag == 'E' ? &files.certificate : &files.key) = optarg;
-            continue;
-        }
-        if (flag == '?' || value == 0)
-            return usage();
-        *(flag == 'n' ? &b.in_flight : flag == 's' ? &b.seconds : flag == 'b' ? &b.bytes
-          : flag == 'r'                                              ? &b.rate
-                                                                     : &b.aggregates) = value;
+    for (const struct command *c = commands; argc > 1 && c->name != NULL; c++)
+        if (strcmp(argv[1], c->name) == 0)
+            return c->run(argc - 1, argv + 1);
+    if (argc > 1 && find(workloads, argv[1], &workload)) {
+        asked.load.workload = (enum workload)workload;
+        argv++;
+        argc--;
     }
-    if (optind == argc || argc - optind > NODES_MAX || b.in_flight > IN_FLIGHT_MAX ||
-        b.bytes > 1 << 20)
-        return usage();
-    b.latencies_us = memory_take(LATENCIES_MAX * sizeof *b.latencies_us);
-    b.prefix = random_u64();
-    pthread_mutex_init(&b.lock, NULL);
-    pthread_cond_init(&b.changed, NULL);
+    if ((code = parse(&asked, argc, argv)) >= 0 || (code = check(&asked)) >= 0)
+        return code;
     rpc_begin();
-    if (rpc_loop_new(&loop) != STATUS_OK)
-        return 1;
-    if (files.roots != NULL)
-        tls = rpc_tls_new(&files);
-    b.counted_from_us = clock_monotonic_us() + 1000000;
-    b.until_us = b.counted_from_us + (uint64_t)b.seconds * 1000000;
-    for (int i = optind; i < argc; i++) {
-        struct lane *lane = &b.lanes[b.lane_count++];
-
-        lane->bench = &b;
-        lane->channel = rpc_channel_new(loop, argv[i], 8 << 20, tls);
-        lane->stream = rpc_stream_open(lane->channel, "/cairn.v1.CommandService/DispatchStream",
-                                       &events, lane, 0);
+    if (load_run(&asked.load, &result, &fault) != STATUS_OK) {
+        rpc_end();
+        return usage(fault.message, "cannot begin");
     }
-    pthread_mutex_lock(&b.lock);
-    b.open = b.in_flight;
-    for (unsigned slot = 0; slot < b.in_flight; slot++)
-        if (b.rate > 0)
-            b.free_slots[b.free_count++] = slot;
-        else
-            send_next(&b, slot);
-    if (b.rate > 0)
-        pace(&b);
-    while (b.open > 0)
-        pthread_cond_wait(&b.changed, &b.lock);
-    pthread_mutex_unlock(&b.lock);
-    qsort(b.latencies_us, b.done, sizeof *b.latencies_us, ascending);
-    if (b.done > 0)
-        printf("in flight %u: %.0f commands/s, p50 %.2f ms, p99 %.2f ms, longest %.2f ms, %zu "
-               "failed\n",
-               b.in_flight, (double)b.done / b.seconds, b.latencies_us[b.done / 2] / 1e3,
-               b.latencies_us[b.done * 99 / 100] / 1e3, b.latencies_us[b.done - 1] / 1e3, b.failed);
-    for (size_t i = 0; i < b.lane_count; i++) {
-        pthread_mutex_lock(&b.lock);
-        if (b.lanes[i].stream != NULL)
-            rpc_stream_cancel(b.lanes[i].stream);
-        while (b.lanes[i].stream != NULL)
-            pthread_cond_wait(&b.changed, &b.lock);
-        pthread_mutex_unlock(&b.lock);
-        rpc_channel_free(b.lanes[i].channel);
-    }
-    rpc_loop_free(loop);
-    rpc_tls_free(tls);
     rpc_end();
-    return b.done > 0 && b.failed == 0 ? 0 : 1;
+    (asked.json ? print_json : print_text)(&asked.load, &result);
+    if (result.failed > 0)
+        fprintf(stderr, "cairn-bench: the first failure: %s\n", result.first_failure);
+    return result.latencies.count > 0 && result.failed == 0 ? 0 : 1;
 }

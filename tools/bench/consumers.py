@@ -45,14 +45,14 @@ def over_grpc(events):
                 subprocess.run([BIN / "cairn-bench", "--in-flight", "256", "--seconds", "3", "--bytes", "256", endpoint],
                                capture_output=True, check=True)
         for _ in range(3):
-            out = subprocess.run([BIN / "cairn-bench-subscribe", endpoint], capture_output=True, text=True, check=True)
+            out = subprocess.run([BIN / "cairn-bench", "subscribe", endpoint], capture_output=True, text=True, check=True)
             print(f"Subscribe, all partitions of one node: {out.stdout.strip()}", flush=True)
 
 
 def delays(nodes=3, seconds=10):
     """From the owner's commit to the subscriber, by the subscriber's clock, which is the same machine's."""
     with Cluster(nodes, modules=("echo",)) as cluster:
-        out = subprocess.Popen([BIN / "cairn-bench-subscribe", "--live", str(seconds), cluster.nodes[-1].endpoint],
+        out = subprocess.Popen([BIN / "cairn-bench", "subscribe", "--live", str(seconds), cluster.nodes[-1].endpoint],
                                stdout=subprocess.PIPE, text=True)
         time.sleep(0.5)
         load = subprocess.run([BIN / "cairn-bench", "--in-flight", "64", "--rate", str(LOAD), "--seconds", str(seconds),

@@ -213,6 +213,19 @@ void cairn_client_route(struct cairn_client *client)
     pthread_mutex_unlock(&client->lock);
 }
 
+bool cairn_client_owner(struct cairn_client *client, const char *aggregate_id, char *out, size_t room)
+{
+    uint16_t at = 0;
+
+    pthread_mutex_lock(&client->lock);
+    if (client->table_count > 0)
+        at = client->table[hash_bytes(bytes_of(aggregate_id)) % client->table_count];
+    if (at > 0)
+        snprintf(out, room, "%s", client->owners[at - 1].address);
+    pthread_mutex_unlock(&client->lock);
+    return at > 0;
+}
+
 bool cairn_client_is_routing(struct cairn_client *client)
 {
     bool known;

@@ -40,6 +40,8 @@ typedef bool cairn_client_message(void *user, const uint8_t *packed, size_t len)
  * to any endpoint while the owner isn't known or can't be reached.
  */
 void cairn_client_route(struct cairn_client *client);
+/* The address of the aggregate's owner, as the cluster last said. False while it isn't known. */
+bool cairn_client_owner(struct cairn_client *client, const char *aggregate_id, char *out, size_t room);
 /* Who owns what is known here: before that calls go to any endpoint. */
 bool cairn_client_is_routing(struct cairn_client *client);
 

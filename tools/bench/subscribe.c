@@ -1,12 +1,13 @@
 /*
- * cairn-bench-subscribe: reads the whole log once over Subscribe, and says at what rate. Ends at the first
+ * cairn-bench subscribe: reads the whole log once over Subscribe, and says at what rate. Ends at the first
  * message that brings a token and no events. With --live it follows the log from its end for so many seconds, and
  * says how long events took from their decision at the owner (whose clock must be this machine's) to here.
  *
- *   cairn-bench-subscribe [--live SECONDS] HOST:PORT
+ *   cairn-bench subscribe [--live SECONDS] HOST:PORT
  */
 #include <pthread.h>
 
+#include "commands.h"
 #include "rpc/rpc.h"
 #include "wire/wire.h"
 
@@ -42,7 +43,7 @@ static void on_message(void *user, struct rpc_stream *stream, struct bytes messa
     struct fault fault;
 
     if (wire_subscribe_response_decode(message, &arena, &response, &fault) != STATUS_OK) {
-        fprintf(stderr, "cairn-bench-subscribe: %s\n", fault.message);
+        fprintf(stderr, "cairn-bench subscribe: %s\n", fault.message);
         rpc_stream_cancel(stream);
     }
     r->events += response.event_count;
@@ -71,7 +72,7 @@ static void on_closed(void *user, struct rpc_stream *stream, int code, const cha
 
     (void)stream;
     if (code != 1)
-        fprintf(stderr, "cairn-bench-subscribe: the stream ended with code %d: %s\n", code, text);
+        fprintf(stderr, "cairn-bench subscribe: the stream ended with code %d: %s\n", code, text);
     pthread_mutex_lock(&r->lock);
     r->done = true;
     r->code = code;
@@ -89,7 +90,7 @@ static int ascending(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-int main(int argc, char **argv)
+int subscribe_main(int argc, char **argv)
 {
     static struct reading r;
     struct subscribe_request start = {.is_start = true, .credits = CREDITS, .heartbeat_ms = 500};
@@ -104,7 +105,7 @@ int main(int argc, char **argv)
         r.delays_ms = memory_take(DELAYS_MAX * sizeof *r.delays_ms);
         start.from.kind = START_END;
     } else if (argc != 2) {
-        fprintf(stderr, "usage: cairn-bench-subscribe [--live SECONDS] HOST:PORT\n");
+        fprintf(stderr, "usage: cairn-bench subscribe [--live SECONDS] HOST:PORT\n");
         return 2;
     }
     pthread_mutex_init(&r.lock, NULL);

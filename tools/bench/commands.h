@@ -1,0 +1,9 @@
+/* The commands of cairn-bench that aren't a load; each takes what stands behind its name. */
+#ifndef CAIRN_BENCH_COMMANDS_H
+#define CAIRN_BENCH_COMMANDS_H
+
+int subscribe_main(int argc, char **argv);
+int worker_main(int argc, char **argv);
+int echo_main(int argc, char **argv);
+
+#endif
