@@ -262,7 +262,8 @@ static enum status serve(struct node *node, struct fault *fault)
         .context = node,
     };
 
-    rpc_limit_connections(node->config.connections, node->config.connections_per_address);
+    rpc_limit_connections(node->config.connections, node->config.connections_per_address,
+                          CONNECTION_IDLE_BYTES_MAX);
     return rpc_server_new(&node->server, node->loop, &settings, fault);
 }
 

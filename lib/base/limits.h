@@ -21,6 +21,8 @@
 #define TRACESTATE_BYTES_MAX 512
 /* What gRPC takes before it refuses the call: one largest decision and its envelope. */
 #define GRPC_MESSAGE_BYTES_MAX (8U << 20)
+/* What a connection may send that comes to no call and no message: some of the largest, in several streams at once. */
+#define CONNECTION_IDLE_BYTES_MAX (4U * GRPC_MESSAGE_BYTES_MAX)
 
 /* Commands that wait in the mailbox of one aggregate; more means a hot spot that must push back. */
 #define MAILBOX_COMMANDS_MAX 4096

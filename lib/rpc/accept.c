@@ -3,6 +3,10 @@
  * has no file descriptor left, its server never accepts again (seen with 1.51; anybody could bring that about who
  * reaches the port). So this file defines accept4() itself, which libraries find before libc's.
  *
+ * And how much a connection may send that comes to nothing: the headers of one call are bounded only once they have
+ * all come, and gRPC keeps what came (its memory quota doesn't count it; it lets go whoever does it as long as it is
+ * lucky in its threads). Here recvmsg() counts, and what gRPC brings up, or sends, sets the count back.
+ *
  * Always true: a listener never sees an error that is about one connection or about the number of open files;
  * who is too many is accepted and closed at once. Never waits. Any thread.
  */
@@ -20,6 +24,7 @@
 enum {
     FILES_RESERVED = 256, /* of what the process may open, for all that isn't a caller's connection */
     LOOK_EVERY_MS = 20,   /* when full: who has gone meanwhile? */
+    INFLOWS_MAX = 1 << 20,
 };
 
 struct connection {
@@ -28,7 +33,22 @@ struct connection {
     uint64_t address;
 };
 
+/* Of an accepted connection, by its fd; only who reads from it changes it, which is one thread after the other. */
+struct inflow {
+    atomic_ullong inode; /* 0: none */
+    atomic_uint port;
+    atomic_uint progress; /* of the port, when `bytes` were none */
+    atomic_size_t bytes;
+};
+
+/* By the caller's port: what came or went, once more. Callers from several hosts may share one, and are then only
+ * bounded less well. */
+static atomic_uint progress[1 << 16];
+
 static struct {
+    struct inflow *_Atomic inflows; /* NULL: without limits */
+    size_t inflow_count;
+    atomic_size_t inflow_most;
     pthread_mutex_t lock;
     struct connection *connections; /* room for `most`; NULL: without limits */
     size_t count;
@@ -39,7 +59,7 @@ static struct {
     atomic_ullong refused;
 } guard = {.lock = PTHREAD_MUTEX_INITIALIZER, .spare = -1};
 
-void rpc_limit_connections(size_t most, size_t most_of_address)
+void rpc_limit_connections(size_t most, size_t most_of_address, size_t idle_bytes)
 {
     struct rlimit files;
 
@@ -56,9 +76,19 @@ void rpc_limit_connections(size_t most, size_t most_of_address)
     guard.files = getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur > FILES_RESERVED
                       ? (size_t)files.rlim_cur - FILES_RESERVED
                       : SIZE_MAX;
+    if (guard.inflows == NULL && idle_bytes > 0) { /* only what is used is ever touched */
+        guard.inflow_count = guard.files < INFLOWS_MAX ? guard.files : INFLOWS_MAX;
+        guard.inflows = memory_zero(guard.inflow_count, sizeof *guard.inflows);
+    }
+    guard.inflow_most = idle_bytes == 0 ? SIZE_MAX : idle_bytes;
     if (guard.spare < 0)
         guard.spare = open("/dev/null", O_RDONLY | O_CLOEXEC);
     pthread_mutex_unlock(&guard.lock);
+}
+
+void rpc_progress(uint16_t port)
+{
+    atomic_fetch_add_explicit(&progress[port], 1, memory_order_relaxed);
 }
 
 uint64_t rpc_connections_refused(void)
@@ -103,13 +133,16 @@ static bool is_too_many(uint64_t address)
     return guard.count >= guard.most || (guard.most_of_address > 0 && count_of(address) >= guard.most_of_address);
 }
 
-static uint64_t address_of(int fd)
+static uint64_t address_of(int fd, uint16_t *port)
 {
     struct sockaddr_storage from = {0};
     socklen_t len = sizeof from;
 
+    *port = 0;
     if (getpeername(fd, (struct sockaddr *)&from, &len) != 0)
         return 0;
+    if (from.ss_family == AF_INET || from.ss_family == AF_INET6) /* at the same place in both */
+        *port = ntohs(((struct sockaddr_in *)(void *)&from)->sin_port);
     if (from.ss_family == AF_INET)
         return hash_bytes((struct bytes){(uint8_t *)&((struct sockaddr_in *)(void *)&from)->sin_addr, 4});
     if (from.ss_family == AF_INET6)
@@ -117,16 +150,27 @@ static uint64_t address_of(int fd)
     return 0;
 }
 
+static void watch(struct inflow *inflow, ino_t inode, uint16_t port)
+{
+    atomic_store(&inflow->port, port);
+    atomic_store(&inflow->progress, atomic_load(&progress[port]));
+    atomic_store(&inflow->bytes, 0);
+    atomic_store(&inflow->inode, inode);
+}
+
 /* False: this one has no place. */
 static bool admit(int fd)
 {
-    uint64_t address = address_of(fd);
+    uint16_t port;
+    uint64_t address = address_of(fd, &port);
     struct stat facts;
 
+    if ((guard.connections != NULL || guard.inflows != NULL) && ((size_t)fd >= guard.files || fstat(fd, &facts) != 0))
+        return false;
+    if (guard.inflows != NULL && (size_t)fd < guard.inflow_count)
+        watch(&guard.inflows[fd], facts.st_ino, port);
     if (guard.connections == NULL)
         return true;
-    if ((size_t)fd >= guard.files || fstat(fd, &facts) != 0)
-        return false;
     if (is_too_many(address))
         forget_gone();
     if (is_too_many(address))
@@ -182,6 +226,42 @@ static bool is_for_caller(int listener, int fd, int code)
         (void)close(fd);
     atomic_fetch_add(&guard.refused, !place && taken);
     return place || !taken;
+}
+
+/* It has sent too much that came to nothing. An fd that is another file by now was closed without us. */
+static bool is_idle_talk(int fd, size_t more)
+{
+    struct inflow *inflow =
+        guard.inflows != NULL && fd >= 0 && (size_t)fd < guard.inflow_count ? &guard.inflows[fd] : NULL;
+    unsigned now;
+    size_t bytes;
+    struct stat facts;
+
+    if (inflow == NULL || atomic_load_explicit(&inflow->inode, memory_order_relaxed) == 0)
+        return false;
+    now = atomic_load_explicit(&progress[atomic_load_explicit(&inflow->port, memory_order_relaxed)], memory_order_relaxed);
+    if (now != atomic_load_explicit(&inflow->progress, memory_order_relaxed)) {
+        atomic_store_explicit(&inflow->progress, now, memory_order_relaxed);
+        atomic_store_explicit(&inflow->bytes, 0, memory_order_relaxed);
+    }
+    bytes = atomic_fetch_add_explicit(&inflow->bytes, more, memory_order_relaxed) + more;
+    if (bytes <= atomic_load_explicit(&guard.inflow_most, memory_order_relaxed))
+        return false;
+    if (fstat(fd, &facts) == 0 && facts.st_ino == atomic_load(&inflow->inode))
+        return true;
+    atomic_store(&inflow->inode, 0);
+    return false;
+}
+
+ssize_t recvmsg(int fd, struct msghdr *message, int flags)
+{
+    ssize_t len = (ssize_t)syscall(SYS_recvmsg, fd, message, flags);
+
+    if (len <= 0 || !is_idle_talk(fd, (size_t)len))
+        return len;
+    atomic_fetch_add(&guard.refused, 1);
+    errno = ECONNRESET;
+    return -1;
 }
 
 int accept4(int listener, struct sockaddr *address, socklen_t *len, int flags)

@@ -47,6 +47,9 @@ grpc_slice rpc_contiguous(grpc_byte_buffer *buffer);
 grpc_byte_buffer *rpc_message(struct bytes b);
 uint64_t rpc_deadline_ms(gpr_timespec deadline);
 const char *rpc_peer_of(grpc_call *call, char *out, size_t room);
+uint16_t rpc_port_of(grpc_call *call); /* the caller's; 0 for none */
+/* Something came from the caller at that port, or went to it (accept.c). */
+void rpc_progress(uint16_t port);
 
 /* A stream for a call that the server has just accepted. Takes the call, and the caller, which `forget` takes back. */
 void rpc_stream_accept(grpc_call *call, const struct rpc_stream_events *events, void *context,

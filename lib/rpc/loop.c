@@ -78,6 +78,16 @@ const char *rpc_peer_of(grpc_call *call, char *out, size_t room)
     return out;
 }
 
+uint16_t rpc_port_of(grpc_call *call)
+{
+    char *peer = grpc_call_get_peer(call);
+    const char *colon = strrchr(peer, ':');
+    uint16_t port = colon == NULL ? 0 : (uint16_t)strtoul(colon + 1, NULL, 10);
+
+    gpr_free(peer);
+    return port;
+}
+
 uint64_t rpc_deadline_ms(gpr_timespec deadline)
 {
     gpr_timespec left;

@@ -110,8 +110,9 @@ void rpc_server_stop(struct rpc_server *server, uint32_t grace_ms);
 void rpc_server_free(struct rpc_server *server);
 
 /* For the whole process, and before the first server: how many connections may be open, in all (0: no limit) and from
- * one address (0: as many). Who is too many is let go at once. Raises the limit of open files to the hard one. */
-void rpc_limit_connections(size_t most, size_t most_of_address);
+ * one address (0: as many). Who is too many is let go at once; who has sent `idle_bytes` (0: no limit) that came to
+ * no call and no message, and got none, as well. Raises the limit of open files to the hard one. */
+void rpc_limit_connections(size_t most, size_t most_of_address, size_t idle_bytes);
 uint64_t rpc_connections_refused(void);
 
 /* Monotonic milliseconds; UINT64_MAX when the caller gave no deadline. */

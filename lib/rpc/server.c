@@ -155,6 +155,7 @@ static void accepted(struct tag *tag, bool ok)
         return;
     }
     post(call->server, call->method);
+    rpc_progress(rpc_port_of(call->call));
     if (call->method == NULL) {
         char text[300];
 

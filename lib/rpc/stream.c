@@ -26,6 +26,7 @@ struct rpc_stream {
     const struct rpc_stream_events *events;
     void *user;
     bool server;
+    uint16_t port; /* server: the caller's */
     uint64_t deadline_ms;
 
     struct operation begin, read, write, final, end;
@@ -209,6 +210,8 @@ static void read_done(struct tag *tag, bool ok)
     grpc_byte_buffer *message = s->incoming;
 
     s->incoming = NULL;
+    if (ok && s->port != 0)
+        rpc_progress(s->port);
     if (ok && message != NULL) {
         grpc_slice slice = rpc_contiguous(message);
 
@@ -237,6 +240,8 @@ static void write_done(struct tag *tag, bool ok)
     struct rpc_stream *s = stream_of(tag);
     bool drained;
 
+    if (ok && s->port != 0)
+        rpc_progress(s->port);
     pthread_mutex_lock(&s->lock);
     s->writing = false;
     if (s->pending > 0)
@@ -311,6 +316,7 @@ void rpc_stream_accept(grpc_call *call, const struct rpc_stream_events *events, 
     grpc_op begin = {.op = GRPC_OP_SEND_INITIAL_METADATA};
     grpc_op final = {.op = GRPC_OP_RECV_CLOSE_ON_SERVER};
 
+    s->port = rpc_port_of(call);
     s->deadline_ms = deadline_ms;
     s->caller = caller;
     s->forget = forget;

@@ -416,7 +416,7 @@ static void too_many_connections_are_let_go(void **state)
     uint64_t until_ms = clock_monotonic_ms() + WAIT_S * 1000;
     int fds[12];
 
-    rpc_limit_connections(10, 4);
+    rpc_limit_connections(10, 4, 0);
     for (size_t i = 0; i < 12; i++)
         fds[i] = knock(f, i < 6 ? "127.0.0.2" : "127.0.0.3");
     for (size_t i = 0; i < 12; i++)
@@ -438,7 +438,7 @@ static void too_many_connections_are_let_go(void **state)
         call(f, "/test.Test/Unary", BYTES_LITERAL("hello"));
     }
     assert_int_equal(f->client.code, 0);
-    rpc_limit_connections(0, 0);
+    rpc_limit_connections(0, 0, 0);
 }
 
 static void a_server_that_had_no_file_left_goes_on(void **state)
@@ -449,7 +449,7 @@ static void a_server_that_had_no_file_left_goes_on(void **state)
     uint64_t until_ms = clock_monotonic_ms() + WAIT_S * 1000;
     int fds[40];
 
-    rpc_limit_connections(1000, 0);
+    rpc_limit_connections(1000, 0, 0);
     for (size_t i = 0; i < COUNT_OF(fds); i++)
         fds[i] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
@@ -466,7 +466,52 @@ static void a_server_that_had_no_file_left_goes_on(void **state)
         (void)close(fds[i]);
     call(f, "/test.Test/Unary", BYTES_LITERAL("hello"));
     assert_int_equal(f->client.code, 0);
-    rpc_limit_connections(0, 0);
+    rpc_limit_connections(0, 0, 0);
+}
+
+static bool send_frame(int fd, uint8_t type, const uint8_t *payload, size_t len)
+{
+    uint8_t head[9] = {(uint8_t)(len >> 16), (uint8_t)(len >> 8), (uint8_t)len, type, 0, 0, 0, 0, 1};
+
+    return send(fd, head, sizeof head, MSG_NOSIGNAL) == sizeof head &&
+           send(fd, payload, len, MSG_NOSIGNAL) == (ssize_t)len;
+}
+
+static void who_talks_without_end_is_let_go(void **state)
+{
+    enum { LIMIT = 1 << 20, PIECE = 16000, PIECES = 4000, BUFFERED = 8 << 20, HEADERS = 1, CONTINUATION = 9 };
+    static const uint8_t hello[] = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0"; /* and empty settings */
+    static uint8_t piece[PIECE] = {0, 3, 'a', 'b', 'c', 0x7F, 0xFF, 0x7F}; /* a field that goes on */
+    struct fixture *f = *state;
+    size_t sent = 0;
+    int fd;
+
+    rpc_limit_connections(0, 0, LIMIT);
+    fd = knock(f, "127.0.0.6");
+    assert_int_equal(send(fd, hello, sizeof hello, MSG_NOSIGNAL), sizeof hello);
+    assert_true(send_frame(fd, HEADERS, piece, PIECE));
+    while (sent < PIECES && send_frame(fd, CONTINUATION, piece, PIECE))
+        sent++;
+    assert_true(sent * PIECE < LIMIT + BUFFERED); /* the kernel holds some */
+    (void)close(fd);
+    rpc_limit_connections(0, 0, 0);
+}
+
+static void who_calls_may_send_as_much_as_it_likes(void **state)
+{
+    enum { LIMIT = 1 << 16, PIECE = 8000, CALLS = 40 };
+    static uint8_t piece[PIECE];
+    struct fixture *f = *state;
+
+    rpc_limit_connections(0, 0, LIMIT);
+    for (int i = 0; i < CALLS; i++) {
+        call(f, "/test.Test/Unary", (struct bytes){piece, PIECE});
+        assert_int_equal(f->client.code, 0);
+        rpc_stream_drop(f->client.stream);
+        f->client = (struct client){0};
+    }
+    call(f, "/test.Test/Unary", BYTES_LITERAL("hello"));
+    rpc_limit_connections(0, 0, 0);
 }
 
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
@@ -488,6 +533,8 @@ int main(void)
         TEST(nobody_there_is_unavailable),
         TEST(too_many_connections_are_let_go),
         TEST(a_server_that_had_no_file_left_goes_on),
+        TEST(who_talks_without_end_is_let_go),
+        TEST(who_calls_may_send_as_much_as_it_likes),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
