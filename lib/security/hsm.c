@@ -7,16 +7,26 @@
  */
 #include <p11-kit/p11-kit.h>
 #include <p11-kit/uri.h>
+#include <time.h>
 
 #include "security.h"
 
-enum { SLOTS_MAX = 64, DERIVED_BITS = 256, PIN_BYTES_MAX = 255 };
+enum {
+    SLOTS_MAX = 64,
+    DERIVED_BITS = 256,
+    PIN_BYTES_MAX = 255,
+    /* A token that isn't there, or doesn't work, may a moment later: it is plugged in, its daemon starts, another
+     * process writes to it (SoftHSM shows others half of what it writes then). */
+    PATIENCE_MS = 3000,
+    PAUSE_MS = 100,
+};
 
 /* What was found: one key, in a session that is open. */
 struct search {
     P11KitUri *uri;
     const char *text;
     char pin[PIN_BYTES_MAX + 1];
+    bool final; /* it won't be better in a moment */
     CK_FUNCTION_LIST *module;
     CK_SESSION_HANDLE session;
     CK_OBJECT_HANDLE key;
@@ -71,7 +81,7 @@ static enum status read_pin(struct search *s, struct fault *fault)
 
 /* ---- finding the key ---- */
 
-static enum status log_in(const struct search *s, CK_SESSION_HANDLE session, const CK_TOKEN_INFO *token,
+static enum status log_in(struct search *s, CK_SESSION_HANDLE session, const CK_TOKEN_INFO *token,
                           struct fault *fault)
 {
     CK_RV code;
@@ -79,9 +89,13 @@ static enum status log_in(const struct search *s, CK_SESSION_HANDLE session, con
     if ((token->flags & CKF_LOGIN_REQUIRED) == 0 || s->pin[0] == '\0')
         return STATUS_OK;
     /* A service that is restarted again and again must not be what locks it. */
-    if ((token->flags & (CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED)) != 0)
+    s->final = (token->flags & (CKF_USER_PIN_FINAL_TRY | CKF_USER_PIN_LOCKED)) != 0;
+    if (s->final)
         return no_key(s, fault, "one more wrong PIN locks the token, or it is locked; log in by hand first");
     code = s->module->C_Login(session, CKU_USER, (CK_UTF8CHAR *)s->pin, strlen(s->pin));
+    /* A PIN is tried once only. */
+    s->final = code == CKR_PIN_INCORRECT || code == CKR_PIN_INVALID || code == CKR_PIN_LEN_RANGE || code == CKR_PIN_LOCKED ||
+               code == CKR_PIN_EXPIRED;
     return code == CKR_OK || code == CKR_USER_ALREADY_LOGGED_IN
                ? STATUS_OK
                : no_key(s, fault, "the token refuses the PIN: %s", p11_kit_strerror(code));
@@ -205,10 +219,12 @@ static enum status look_everywhere(struct search *s, const char *id, uint8_t out
     enum status status = STATUS_OK;
 
     if (path != NULL) {
-        if (path[0] != '/')
+        s->final = path[0] != '/';
+        if (s->final)
             return no_key(s, fault, "module-path must be absolute");
         one = p11_kit_module_load(path, 0);
         if (one == NULL || p11_kit_module_initialize(one) != CKR_OK) {
+            s->final = one == NULL;
             status = no_key(s, fault, "cannot load the module %s: %s", path, p11_kit_message());
             if (one != NULL)
                 p11_kit_module_release(one);
@@ -269,15 +285,26 @@ enum status pkcs11_object(const char *uri, char *out, size_t room, struct fault 
 
 enum status pkcs11_derive(const char *uri, const char *id, uint8_t out[SECRET_BYTES], struct fault *fault)
 {
+    const struct timespec pause = {0, PAUSE_MS * 1000000};
     struct search s = {.uri = p11_kit_uri_new(), .text = uri};
+    uint64_t until_ms;
     enum status status;
 
     if (!is_understood(&s))
         status = no_key(&s, fault, NOT_UNDERSTOOD);
     else
         status = read_pin(&s, fault);
-    if (status == STATUS_OK)
-        status = look_everywhere(&s, id, out, fault);
+    s.final = status != STATUS_OK;
+    until_ms = clock_monotonic_ms() + PATIENCE_MS;
+    for (;;) {
+        if (status == STATUS_OK)
+            status = look_everywhere(&s, id, out, fault);
+        if (status == STATUS_OK || s.final || s.keys > 1 || clock_monotonic_ms() >= until_ms)
+            break;
+        (void)nanosleep(&pause, NULL);
+        status = STATUS_OK;
+        s.keys = s.tokens = 0;
+    }
     if (status != STATUS_OK)
         explicit_bzero(out, SECRET_BYTES);
     explicit_bzero(s.pin, sizeof s.pin);
