@@ -1,6 +1,7 @@
 """The benchmark tool measures what happened: its counts are the cluster's, and it owns up to failures."""
 
 import json
+import pathlib
 import signal
 import subprocess
 import threading
@@ -9,6 +10,9 @@ import time
 import cairn
 import pytest
 from cluster import BIN, SLOW, Cluster, free_ports, wait_until
+
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -141,3 +145,14 @@ def test_the_bare_server_echoes():
     finally:
         server.terminate()
         assert server.wait(20) == 0
+
+
+def test_sides_are_compared_in_turn(tmp_path):
+    done = subprocess.run([ROOT / "tools" / "bench" / "compare", "--seconds", "1", "--rounds", "2", "--in-flight", "4", "--json",
+                           tmp_path / "ratios", "cairn1", "echo-stream"], capture_output=True, text=True, timeout=120 * SLOW)
+    assert done.returncode == 0, done.stderr
+    shown = [line.split()[0] for line in done.stdout.splitlines() if "/s, p50" in line]
+    assert shown == ["cairn1", "echo-stream"] * 2
+    row, = json.loads((tmp_path / "ratios").read_text())
+    assert (row["of"], row["to"], row["in_flight"]) == ("cairn1", "echo-stream", 4)
+    assert len(row["rate"]) == len(row["p50"]) == 2 and all(0 < ratio < 1.5 for ratio in row["rate"])

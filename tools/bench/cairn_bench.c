@@ -15,7 +15,7 @@ static const struct named {
 } workloads[] = {
     {"dispatch", LOAD_DISPATCH, "commands over DispatchStream, one stream to each node (also: no name)"},
     {"dispatch-unary", LOAD_DISPATCH_UNARY, "commands, each a call of its own"},
-    {"append", LOAD_APPEND, "events appended, one by a call"},
+    {"append", LOAD_APPEND, "events appended, so many by a call"},
     {"read", LOAD_READ, "the newest event of an aggregate, linearizably"},
     {"mixed", LOAD_MIXED, "commands and reads, aggregates by a zipf distribution (0.99)"},
     {"echo-stream", LOAD_ECHO, "messages to `cairn-bench echo`, in a stream"},
@@ -43,7 +43,7 @@ enum { NUMBER_MAX = 1000000000 };
 
 /* Numbers that are set by flags. */
 struct numbers {
-    unsigned in_flight, seconds, bytes, aggregates, rate, retry, reads;
+    unsigned in_flight, seconds, bytes, aggregates, rate, retry, reads, events;
 };
 
 static const struct flag {
@@ -59,6 +59,7 @@ static const struct flag {
     {"bytes", 'b', offsetof(struct numbers, bytes), "N", "of a payload (256)"},
     {"aggregates", 'a', offsetof(struct numbers, aggregates), "N", "over how many (1000)"},
     {"reads", 'p', offsetof(struct numbers, reads), "N", "per cent of `mixed` that are reads (50)"},
+    {"events", 'e', offsetof(struct numbers, events), "N", "of one append (1)"},
     {"retry-after", 'y', offsetof(struct numbers, retry), "MS", "ask another node under the same id; else a failure counts"},
     {"to", 't', SIZE_MAX, "any|owner|other", "always the aggregate's owner, or never (any)"},
     {"type", 'T', SIZE_MAX, "NAME", "of the aggregates: a module's or a worker's (echo)"},
@@ -240,8 +241,8 @@ static int check(struct asked *asked)
         return usage("which nodes", "HOST:PORT...");
     if (n->in_flight > SLOTS_MAX)
         return usage("are more operations at once than it can have", "--in-flight");
-    if (n->bytes > 1 << 20 || n->reads > 100)
-        return usage("is too much", n->reads > 100 ? "--reads" : "--bytes");
+    if (n->bytes > 1 << 20 || n->reads > 100 || n->events > 1024)
+        return usage("is too much", n->reads > 100 ? "--reads" : n->events > 1024 ? "--events" : "--bytes");
     /* An open loop has as many at once as it needs. */
     l->in_flight = n->in_flight > 0 ? n->in_flight : n->rate > 0 ? SLOTS_MAX : 64;
     l->seconds = n->seconds;
@@ -250,6 +251,7 @@ static int check(struct asked *asked)
     l->rate = n->rate;
     l->retry_ms = n->retry;
     l->read_percent = n->reads;
+    l->events = n->events;
     l->tls = asked->tls.roots == NULL ? NULL : &asked->tls;
     return -1;
 }
@@ -257,7 +259,7 @@ static int check(struct asked *asked)
 int main(int argc, char **argv)
 {
     static struct load_result result;
-    struct asked asked = {.numbers = {.seconds = 10, .bytes = 256, .aggregates = 1000, .reads = 50},
+    struct asked asked = {.numbers = {.seconds = 10, .bytes = 256, .aggregates = 1000, .reads = 50, .events = 1},
                           .load = {.workload = LOAD_DISPATCH, .type = "echo"}};
     struct fault fault;
     int code, workload = 0;

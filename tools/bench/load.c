@@ -32,7 +32,14 @@ struct slot {
     uint64_t due_us;
     uint64_t sent_us;
     unsigned lane;
-    struct rpc_stream *call; /* of those workloads that have one for each operation */
+    unsigned tries; /* of this operation, by calls of its own */
+};
+
+/* One call for an operation; another may have been made since. */
+struct try {
+    struct slot *slot;
+    uint64_t number;
+    unsigned which;
 };
 
 struct load {
@@ -43,6 +50,7 @@ struct load {
     unsigned free_slots[SLOTS_MAX];
     size_t free_count;
     size_t busy_count;
+    size_t calls; /* without an answer yet */
     uint64_t next_number;
     uint64_t prefix;
     uint64_t began_us, counted_us, until_us;
@@ -152,10 +160,12 @@ static const char *pack(struct load *l, const struct slot *slot)
     }
     if (workload == LOAD_APPEND) {
         add_command(l, slot, aggregate, out);
-        begun = put_begin(out, 4);
-        put_bytes(out, 1, BYTES_LITERAL("Put"));
-        put_bytes(out, 3, buffer_bytes(&l->payload));
-        put_end(out, begun);
+        for (unsigned i = 0; i < l->settings->events; i++) {
+            begun = put_begin(out, 4);
+            put_bytes(out, 1, BYTES_LITERAL("Put"));
+            put_bytes(out, 3, buffer_bytes(&l->payload));
+            put_end(out, begun);
+        }
         return "/cairn.v1.EventService/Append";
     }
     begun = put_begin(out, 1);
@@ -166,11 +176,9 @@ static const char *pack(struct load *l, const struct slot *slot)
     return "/cairn.v1.CommandService/Dispatch";
 }
 
-static void on_answer(void *user, struct rpc_stream *stream, struct bytes message);
-static void on_call_closed(void *user, struct rpc_stream *stream, int code, const char *text);
+static void on_answer(void *user, struct rpc_unary *call, int code, const char *text, struct bytes message);
 static void on_message(void *user, struct rpc_stream *stream, struct bytes message);
 static void on_lane_closed(void *user, struct rpc_stream *stream, int code, const char *text);
-static const struct rpc_stream_events call_events = {.message = on_answer, .closed = on_call_closed};
 static const struct rpc_stream_events lane_events = {.message = on_message, .closed = on_lane_closed};
 
 static bool by_stream(const struct load *l, const struct slot *slot)
@@ -188,9 +196,11 @@ static void transmit(struct load *l, struct slot *slot)
     slot->waits = false;
     slot->sent_us = clock_monotonic_us();
     if (!by_stream(l, slot)) {
-        slot->call = rpc_stream_open(lane->channel, path, &call_events, slot, CALL_TIMEOUT_MS);
-        rpc_stream_send(slot->call, buffer_bytes(&l->request));
-        rpc_stream_finish(slot->call, 0, NULL, BYTES_NONE);
+        struct try *try = memory_take(sizeof *try);
+
+        l->calls++;
+        *try = (struct try){slot, slot->number, ++slot->tries};
+        (void)rpc_unary_call(lane->channel, path, buffer_bytes(&l->request), CALL_TIMEOUT_MS, on_answer, try);
     } else if (lane->stream != NULL) {
         rpc_stream_send(lane->stream, buffer_bytes(&l->request));
     } else {
@@ -207,6 +217,7 @@ static void begin(struct load *l, struct slot *slot, uint64_t due_us)
                   (l->settings->workload == LOAD_MIXED &&
                    scattered(l, slot->number ^ 0x5EED) % 100 < l->settings->read_percent);
     slot->lane = lane_of(l, slot);
+    slot->tries = 0;
     l->busy_count++;
     transmit(l, slot);
 }
@@ -252,31 +263,26 @@ static void end(struct load *l, struct slot *slot, bool good)
     pthread_cond_signal(&l->changed);
 }
 
-static void on_answer(void *user, struct rpc_stream *stream, struct bytes message)
+static void on_answer(void *user, struct rpc_unary *call, int code, const char *text, struct bytes message)
 {
-    struct slot *slot = user;
-
-    (void)stream;
-    pthread_mutex_lock(&slot->load->lock);
-    slot->load->result->bytes += message.len;
-    pthread_mutex_unlock(&slot->load->lock);
-}
-
-static void on_call_closed(void *user, struct rpc_stream *stream, int code, const char *text)
-{
-    struct slot *slot = user;
+    struct try *try = user;
+    struct slot *slot = try->slot;
     struct load *l = slot->load;
 
-    rpc_stream_drop(stream);
+    (void)call;
     pthread_mutex_lock(&l->lock);
-    if (slot->call == stream) {
-        slot->call = NULL;
+    l->calls--;
+    l->result->bytes += message.len;
+    if (slot->busy && slot->number == try->number && slot->tries == try->which && !slot->waits) {
         if (code != 0)
             fail(l, slot, code, text);
         if (!slot->waits)
             end(l, slot, code == 0);
     }
+    if (l->calls == 0)
+        pthread_cond_signal(&l->changed);
     pthread_mutex_unlock(&l->lock);
+    free(try);
 }
 
 static bool read_hex(struct bytes text, size_t *at, uint64_t *out)
@@ -329,7 +335,7 @@ static void on_lane_closed(void *user, struct rpc_stream *stream, int code, cons
     for (unsigned i = 0; i < l->settings->in_flight; i++) {
         struct slot *slot = &l->slots[i];
 
-        if (!slot->busy || slot->waits || slot->call != NULL || &l->lanes[slot->lane] != lane)
+        if (!slot->busy || slot->waits || !by_stream(l, slot) || &l->lanes[slot->lane] != lane)
             continue;
         fail(l, slot, code, text);
         if (!slot->waits)
@@ -366,7 +372,6 @@ static void mend(struct load *l)
         if (!slot->busy || (!slot->waits && now < slot->sent_us + patience))
             continue;
         l->result->retried++;
-        slot->call = NULL; /* what still comes of it finds nobody */
         slot->lane = (unsigned)((slot->lane + 1) % l->settings->endpoint_count);
         transmit(l, slot);
     }
@@ -388,7 +393,7 @@ static void run(struct load *l)
         uint64_t wake = now + TICK_MS * 1000;
         struct timespec until;
 
-        if (now >= l->until_us && (l->busy_count == 0 || now >= l->until_us + CALL_TIMEOUT_MS * 1000ULL))
+        if (now >= l->until_us && (l->busy_count + l->calls == 0 || now >= l->until_us + CALL_TIMEOUT_MS * 2000ULL))
             return;
         if (now >= next_tick) {
             mend(l);

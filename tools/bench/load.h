@@ -27,6 +27,7 @@ struct load_settings {
     unsigned rate;          /* operations in a second; 0: closed loop */
     unsigned retry_ms;      /* ask again, another node and under the same id; 0: never */
     unsigned read_percent;  /* of LOAD_MIXED */
+    unsigned events;        /* of one LOAD_APPEND */
     const char *endpoints[LANES_MAX];
     size_t endpoint_count;
     const struct rpc_tls_settings *tls; /* NULL: none */

@@ -54,6 +54,6 @@ func main() {
 	sort.Slice(latencies, func(i, j int) bool { return latencies[i] < latencies[j] })
 	n := len(latencies)
 	ms := func(d time.Duration) float64 { return float64(d) / 1e6 }
-	fmt.Printf("in flight %d: %.0f puts/s, p50 %.2f ms, p99 %.2f ms\n", inFlight,
-		float64(n)/float64(seconds), ms(latencies[n/2]), ms(latencies[n*99/100]))
+	fmt.Printf("in flight %d: %.0f puts/s, p50 %.2f ms, p99 %.2f ms, longest %.2f ms\n", inFlight,
+		float64(n)/float64(seconds), ms(latencies[n/2]), ms(latencies[n*99/100]), ms(latencies[n-1]))
 }

@@ -1,0 +1,80 @@
+#!/usr/bin/env python3
+"""What stored events cost: throughput with few and with many, time to start, memory. One node, one run.
+
+    tools/bench/growth.py [EVENTS [MEMORY]]
+"""
+
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "support"))
+
+from cluster import BIN, Cluster  # noqa: E402
+
+
+def bench(cluster, *arguments):
+    done = subprocess.run([BIN / "cairn-bench", *map(str, arguments), "--json", *cluster.endpoints], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def rates(cluster, what):
+    found = {}
+    for in_flight in 64, 256:
+        found[in_flight] = statistics.median(
+            bench(cluster, "dispatch", "--in-flight", in_flight, "--seconds", 4)["per_second"] for _ in range(3))
+    print(f"{what}: " + ", ".join(f"{rate:,.0f}/s at {n} in flight" for n, rate in found.items()), flush=True)
+    return found
+
+
+def fill(cluster, events):
+    """Into as many aggregates as before, a hundred by a call."""
+    stored = 0
+    while stored < events:
+        said = bench(cluster, "append", "--events", 100, "--in-flight", 16, "--seconds", 10)
+        stored += said["done"] * 100
+        print(f"\r{stored:,} events appended, {said['per_second'] * 100:,.0f}/s   ", end="", flush=True)
+    print()
+
+
+def resident_mib(node):
+    lines = pathlib.Path(f"/proc/{node.process.pid}/status").read_text().splitlines()
+    return max(int(line.split()[1]) for line in lines if line.startswith(("VmHWM", "VmRSS"))) / 1024
+
+
+def start(node, how):
+    if how == "kill -9":
+        node.kill()
+    else:
+        node.stop(60)
+    begun = time.monotonic()
+    node.start()
+    node.wait_ready()
+    print(f"start after {how}: {(time.monotonic() - begun) * 1e3:.0f} ms", flush=True)
+
+
+def main():
+    events = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000_000
+    settings = ("--memory", sys.argv[2]) if len(sys.argv) > 2 else ()
+    with Cluster(1, modules=("echo",), arguments=settings) as cluster:
+        node = cluster.nodes[0]
+        few = rates(cluster, "few events")
+        fill(cluster, events)
+        many = rates(cluster, f"{events:,} events more")
+        for in_flight, rate in many.items():
+            print(f"  ratio at {in_flight} in flight: {rate / few[in_flight]:.2f}")
+        print(f"resident at most: {resident_mib(node):.0f} MiB", flush=True)
+        for how in "SIGTERM", "kill -9":
+            start(node, how)
+        disk = sum(path.stat().st_size for path in pathlib.Path(node.folder).rglob("*") if path.is_file())
+        print(f"on disk: {disk / (1 << 20):,.0f} MiB; resident after the start: {resident_mib(node):.0f} MiB", flush=True)
+
+
+if __name__ == "__main__":
+    main()
