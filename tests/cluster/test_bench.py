@@ -12,6 +12,8 @@ import pytest
 from cluster import BIN, SLOW, Cluster, free_ports, wait_until
 
 
+pytestmark = pytest.mark.slow  # how fast a sanitizer is, nobody asks
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 

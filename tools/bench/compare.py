@@ -15,7 +15,9 @@ from dataclasses import dataclass
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench" / "peers")]
 
+import axon  # noqa: E402
 import etcd  # noqa: E402
+import pekko  # noqa: E402
 import postgres  # noqa: E402
 from cluster import BIN, Cluster, free_ports  # noqa: E402
 
@@ -89,6 +91,14 @@ SIDES: dict[str, tuple[str, Callable[[], contextlib.AbstractContextManager[Run]]
     "echo-stream": ("a bare gRPC server, one stream", lambda: echo("echo-stream")),
     "echo-unary": ("a bare gRPC server, calls", lambda: echo("echo-unary")),
     "etcd3": ("etcd, three nodes, put", lambda: peer(etcd.start)),
+    "pekko1": ("Pekko sharding and persistence on PostgreSQL, one member", lambda: peer(lambda: pekko.start(1))),
+    "pekko3": ("the same with three", lambda: peer(lambda: pekko.start(3))),
+    "pekko1-tuned": ("one member, tuned", lambda: peer(lambda: pekko.start(1, tuned=True))),
+    "pekko3-tuned": ("three members, tuned", lambda: peer(lambda: pekko.start(3, tuned=True))),
+    "axon1": ("Axon Framework and JDBC on PostgreSQL, one member", lambda: peer(lambda: axon.start(1))),
+    "axon3": ("the same with three, over Hazelcast", lambda: peer(lambda: axon.start(3))),
+    "axon1-tuned": ("one member, tuned", lambda: peer(lambda: axon.start(1, tuned=True))),
+    "axon3-tuned": ("three members, tuned", lambda: peer(lambda: axon.start(3, tuned=True))),
     "postgres": ("PostgreSQL, one transaction for each command", lambda: peer(postgres.start)),
 }
 

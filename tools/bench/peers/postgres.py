@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import tempfile
 
+from cluster import free_ports
+
 AGGREGATES = 1000
 SCHEMA = f"""
 CREATE TABLE aggregates (id int PRIMARY KEY, sequence bigint NOT NULL);
@@ -50,40 +52,59 @@ def _percentiles(folder: pathlib.Path, skip_us: int) -> tuple[int, list[float]]:
     return len(times), [us / 1e3 for us in at]
 
 
-@contextlib.contextmanager
-def start():
-    """Gives a function: (in flight, seconds) -> commands/s, p50, p99 and longest in ms."""
-    programs, become = _programs(), _as_postgres()
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="postgres-"))
-    if become:
-        shutil.chown(folder, "postgres", "postgres")
+class Server:
+    """One that runs as the distribution ships it, but for where it listens and how many may be connected."""
 
-    def call(program, *arguments, text=None):
-        done = subprocess.run([programs / program, *map(str, arguments)], cwd=folder, capture_output=True, text=True, input=text,
-                              preexec_fn=become)
+    def __init__(self, folder: pathlib.Path, port: int):
+        self.folder, self.port = folder, port
+        self.programs, self.become = _programs(), _as_postgres()
+
+    def own(self, path: pathlib.Path) -> None:
+        if self.become:
+            shutil.chown(path, "postgres", "postgres")
+
+    def call(self, program: str, *arguments: object, text: str | None = None) -> None:
+        done = subprocess.run([self.programs / program, *map(str, arguments)], cwd=self.folder, capture_output=True, text=True,
+                              input=text, preexec_fn=self.become)
         if done.returncode != 0:
             raise SystemExit(f"{program}: {done.stderr.strip()}")
 
-    def run(in_flight, seconds):
-        logs = folder / "logs"
-        logs.mkdir()
-        if become:
-            shutil.chown(logs, "postgres", "postgres")
-        call("pgbench", "-h", folder, "-n", "-U", "postgres", "-M", "prepared", "-f", folder / "command.sql", "-c", in_flight, "-j",
-             min(2, in_flight), "-T", seconds + 1, "-l", "--log-prefix", logs / "log", "postgres")
-        count, (p50, p99, longest) = _percentiles(logs, 1000000)
-        shutil.rmtree(logs)
-        return count / seconds, p50, p99, longest
+    def sql(self, text: str) -> None:
+        self.call("psql", "-h", self.folder, "-p", self.port, "-U", "postgres", "-q", "-v", "ON_ERROR_STOP=1", text=text)
 
+
+@contextlib.contextmanager
+def server():
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="postgres-"))
+    one = Server(folder, free_ports(1)[0])
+    one.own(folder)
     try:
-        call("initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres")
-        (folder / "command.sql").write_text(COMMAND)
-        # Defaults but for where it listens, and as many connections as commands in flight.
-        call("pg_ctl", "-D", folder / "data", "-w", "-l", folder / "server.log", "-o",
-             f"-c listen_addresses='' -c unix_socket_directories={folder} -c max_connections=1100", "start")
-        call("psql", "-h", folder, "-U", "postgres", "-q", "-v", "ON_ERROR_STOP=1", text=SCHEMA)
-        yield run
+        one.call("initdb", "-D", folder / "data", "-A", "trust", "-U", "postgres")
+        one.call("pg_ctl", "-D", folder / "data", "-w", "-l", folder / "server.log", "-o",
+                 f"-p {one.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c max_connections=1100", "start")
+        yield one
     finally:
-        subprocess.run([programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"], cwd=folder,
-                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=become)
+        subprocess.run([one.programs / "pg_ctl", "-D", folder / "data", "-m", "immediate", "stop"], cwd=folder,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, preexec_fn=one.become)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def start():
+    """Gives a function: (in flight, seconds) -> commands/s, p50, p99 and longest in ms."""
+    with server() as one:
+        one.sql(SCHEMA)
+        script = one.folder / "command.sql"
+        script.write_text(COMMAND)
+        logs = one.folder / "logs"
+
+        def run(in_flight, seconds):
+            logs.mkdir()
+            one.own(logs)
+            one.call("pgbench", "-h", one.folder, "-p", one.port, "-n", "-U", "postgres", "-M", "prepared", "-f", script, "-c",
+                     in_flight, "-j", min(2, in_flight), "-T", seconds + 1, "-l", "--log-prefix", logs / "log", "postgres")
+            count, (p50, p99, longest) = _percentiles(logs, 1000000)
+            shutil.rmtree(logs)
+            return count / seconds, p50, p99, longest
+
+        yield run
