@@ -37,6 +37,7 @@ import org.axonframework.modelling.command.AggregateIdentifier;
 import org.axonframework.modelling.command.CreationPolicy;
 import org.axonframework.modelling.command.TargetAggregateIdentifier;
 import org.axonframework.serialization.json.JacksonSerializer;
+import org.postgresql.ds.PGSimpleDataSource;
 
 /**
  * A member: commands go to the one that the aggregate's id hashes to, by Hazelcast's executor, and are decided there by
@@ -179,7 +180,12 @@ public final class Member {
         .connectionProvider(new UnitOfWorkAwareConnectionProviderWrapper(new DataSourceConnectionProvider(database)))
         .transactionManager(NoTransactionManager.instance()).build();
     if (first) {
-      engine.createSchema(PostgresEventTableFactory.INSTANCE);
+      PGSimpleDataSource committing = new PGSimpleDataSource();
+      committing.setUrl(url);
+      committing.setUser("postgres");
+      JdbcEventStorageEngine.builder().eventSerializer(serializer).snapshotSerializer(serializer)
+          .connectionProvider(new DataSourceConnectionProvider(committing)).transactionManager(NoTransactionManager.instance())
+          .build().createSchema(PostgresEventTableFactory.INSTANCE);
     }
     Configuration configuration = DefaultConfigurer.defaultConfiguration(false).configureSerializer(c -> serializer)
         .configureCommandBus(c -> AsynchronousCommandBus.builder().build()).configureEmbeddedEventStore(c -> engine)
