@@ -172,7 +172,7 @@ static int by_number(const void *a, const void *b)
 }
 
 /* Keys that this replica had and the sender hasn't: their subjects were forgotten while it was away. NULL for none. */
-static struct store_batch *destroyed_meanwhile(struct range_fetch *fetch, const struct applied *applied)
+static struct store_batch *destroyed_meanwhile(struct range_fetch *fetch)
 {
     struct node *node = fetch->all->node;
     struct store_key from = key_partition_begin((uint16_t)fetch->partition);
@@ -197,7 +197,7 @@ static struct store_batch *destroyed_meanwhile(struct range_fetch *fetch, const 
     }
     store_cursor_free(cursor);
     if (batch != NULL)
-        destroyed_mark(batch, (uint16_t)fetch->partition, DESTROYED_BY_RANGE, applied->index);
+        destroyed_mark(batch, (uint16_t)fetch->partition, DESTROYED_BY_RANGE, fetch->applied.index);
     return batch;
 }
 
@@ -214,17 +214,18 @@ static void settled(void *context, bool written)
 
 static void install(struct range_fetch *fetch, const struct applied *applied)
 {
-    struct store_batch *destroyed = destroyed_meanwhile(fetch, applied);
+    struct store_batch *destroyed;
 
     fetch->complete = true;
     fetch->applied = *applied;
+    destroyed = destroyed_meanwhile(fetch);
     atomic_fetch_add(&fetch->writing, 1);
-    if (destroyed == NULL)
+    if (destroyed == NULL) {
         settled(fetch, true);
-    else
+    } else {
         storage_write_for(fetch->all->node->storage, destroyed, settled, fetch);
-    if (destroyed != NULL)
         storage_forget(fetch->all->node->storage, fetch->partition);
+    }
 }
 
 static void on_message(void *user, struct rpc_stream *stream, struct bytes message)

@@ -166,25 +166,31 @@ static void flush(struct storage *storage, const struct flush_order *order)
 
 /* The write that deleted them is among those before: it was sent to storage before this order. Memory tables first,
  * so that the write-ahead log goes as well; then what lies below the deletions. */
-static void forget(struct storage *storage, uint32_t partition)
+static void make_disk_forget(struct storage *storage, uint32_t partition, struct store_batch *done)
 {
     static const enum store_family families[] = {STORE_KEYS, STORE_LOG};
     struct store_key from = key_partition_begin((uint16_t)partition);
     struct store_key to = key_partition_end((uint16_t)partition);
-    struct store_batch *done = store_batch_new(storage->node->store);
     struct fault fault;
-    bool any = destroyed_settle(storage->node->store, (uint16_t)partition, done) > 0;
     enum status status = STATUS_OK;
 
-    for (int family = 0; any && family < STORE_FAMILIES && status == STATUS_OK; family++)
+    for (int family = 0; family < STORE_FAMILIES && status == STATUS_OK; family++)
         status = store_flush(storage->node->store, (enum store_family)family, &fault);
-    for (size_t i = 0; any && i < COUNT_OF(families) && status == STATUS_OK; i++)
+    for (size_t i = 0; i < COUNT_OF(families) && status == STATUS_OK; i++)
         status = store_compact(storage->node->store, families[i], key_bytes(&from), key_bytes(&to), &fault);
-    if (any && status == STATUS_OK)
+    if (status == STATUS_OK)
         status = store_write(storage->node->store, done, false, &fault);
     if (status != STATUS_OK)
         journal(JOURNAL_ERROR, "forget-incomplete",
                 "keys that were destroyed may still lie on the disk: %s; tried again when this node starts", fault.message);
+}
+
+static void forget(struct storage *storage, uint32_t partition)
+{
+    struct store_batch *done = store_batch_new(storage->node->store);
+
+    if (destroyed_settle(storage->node->store, (uint16_t)partition, done) > 0)
+        make_disk_forget(storage, partition, done);
     store_batch_free(done);
 }
 

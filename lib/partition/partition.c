@@ -870,6 +870,14 @@ static void take_checkpoint(struct partition *p, uint64_t trailing, const struct
     step(p, &event, turn);
 }
 
+/* The effects up to the applied index are in this or an earlier batch, and batches reach the disk in order: the
+ * checkpoint can't be there without them. What an earlier life has applied libraft must know as committed first: of a
+ * configuration whose entry is trimmed it would never hear. (Found by cairn-sim: seed 155175242916032, scenario all.) */
+static bool may_checkpoint(const struct partition *p)
+{
+    return p->applied.index <= p->last_index && p->applied.index <= raft_commit_index(&p->raft);
+}
+
 static void maybe_checkpoint(struct partition *p, const struct turn *turn)
 {
     uint64_t since = p->applied.index - p->checkpoint.index;
@@ -878,13 +886,7 @@ static void maybe_checkpoint(struct partition *p, const struct turn *turn)
         p->trim = false; /* it is: in an earlier life, or a range came instead */
         p->effects.trimmed(p->effects.context, p);
     }
-
-    /* The effects up to the applied index are in this or an earlier batch, and batches reach the
-     * disk in order: the checkpoint can't be there without them. What an earlier life has applied libraft must know
-     * as committed first: of a configuration whose entry is trimmed it would never hear. (Found by cairn-sim: seed
-     * 155175242916032, scenario all.) */
-    if (p->applied.index <= p->checkpoint.index || p->applied.index > p->last_index ||
-        p->applied.index > raft_commit_index(&p->raft))
+    if (p->applied.index <= p->checkpoint.index || !may_checkpoint(p))
         return;
     if (p->trim && !p->fetching) {
         p->trim = false;
@@ -908,8 +910,7 @@ static void mend_log(struct partition *p, const struct turn *turn)
 {
     uint64_t index;
 
-    if (!p->log_damaged || p->applied.index > p->last_index || p->applied.index > raft_commit_index(&p->raft) ||
-        p->fetching)
+    if (!p->log_damaged || p->fetching || !may_checkpoint(p))
         return;
     if (p->applied.index > p->checkpoint.index) {
         p->log_damaged = false;

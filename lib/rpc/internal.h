@@ -46,6 +46,9 @@ struct rpc_channel {
 grpc_slice rpc_contiguous(grpc_byte_buffer *buffer);
 grpc_byte_buffer *rpc_message(struct bytes b);
 uint64_t rpc_deadline_ms(gpr_timespec deadline);
+gpr_timespec rpc_deadline_in(uint32_t timeout_ms); /* 0: never */
+/* The channel's token goes with the call that the operation begins; `entry` lives as long as that. */
+void rpc_authorize(grpc_op *begin, const struct rpc_channel *channel, grpc_metadata *entry);
 const char *rpc_peer_of(grpc_call *call, char *out, size_t room);
 uint16_t rpc_port_of(grpc_call *call); /* the caller's; 0 for none */
 /* Something came from the caller at that port, or went to it (accept.c). */

@@ -110,3 +110,21 @@ void rpc_end(void)
 {
     grpc_shutdown_blocking();
 }
+
+gpr_timespec rpc_deadline_in(uint32_t timeout_ms)
+{
+    return timeout_ms == 0 ? gpr_inf_future(GPR_CLOCK_MONOTONIC)
+                           : gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC), gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
+}
+
+void rpc_authorize(grpc_op *begin, const struct rpc_channel *channel, grpc_metadata *entry)
+{
+    const char *authorization = rpc_tls_authorization(channel->tls);
+
+    if (authorization == NULL)
+        return;
+    entry->key = grpc_slice_from_static_string("authorization");
+    entry->value = grpc_slice_from_static_string(authorization);
+    begin->data.send_initial_metadata.count = 1;
+    begin->data.send_initial_metadata.metadata = entry;
+}

@@ -161,11 +161,10 @@ struct rpc_stream *rpc_stream_open(struct rpc_channel *channel, const char *path
                                    uint32_t timeout_ms);
 
 /* A call with one request and at most one answer, which is borrowed. The path lives as long as the process. `done`
- * comes once, from the poller, maybe before this returns; `call` tells it from others and is nothing to be used. */
-struct rpc_unary;
-typedef void rpc_unary_done(void *user, struct rpc_unary *call, int code, const char *text, struct bytes message);
-struct rpc_unary *rpc_unary_call(struct rpc_channel *channel, const char *path, struct bytes request, uint32_t timeout_ms,
-                                 rpc_unary_done *done, void *user);
+ * comes once, from the poller, maybe before this returns. */
+typedef void rpc_unary_done(void *user, int code, const char *text, struct bytes message);
+void rpc_unary_call(struct rpc_channel *channel, const char *path, struct bytes request, uint32_t timeout_ms,
+                    rpc_unary_done *done, void *user);
 
 /* Once per process, around everything else. */
 void rpc_begin(void);

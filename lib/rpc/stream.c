@@ -335,27 +335,17 @@ struct rpc_stream *rpc_stream_open(struct rpc_channel *channel, const char *path
                                    const struct rpc_stream_events *events, void *user,
                                    uint32_t timeout_ms)
 {
-    gpr_timespec deadline =
-        timeout_ms == 0 ? gpr_inf_future(GPR_CLOCK_MONOTONIC)
-                        : gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                                       gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
     grpc_slice method = grpc_slice_from_copied_string(path);
     grpc_call *call =
         grpc_channel_create_call(channel->channel, NULL, GRPC_PROPAGATE_DEFAULTS,
-                                 channel->loop->queue, method, NULL, deadline, NULL);
+                                 channel->loop->queue, method, NULL, rpc_deadline_in(timeout_ms), NULL);
     struct rpc_stream *s = new_stream(call, events, false);
     grpc_op begin[2] = {{.op = GRPC_OP_SEND_INITIAL_METADATA},
                         {.op = GRPC_OP_RECV_INITIAL_METADATA}};
     grpc_op final = {.op = GRPC_OP_RECV_STATUS_ON_CLIENT};
-    const char *authorization = rpc_tls_authorization(channel->tls);
 
     grpc_slice_unref(method);
-    if (authorization != NULL) {
-        s->authorization.key = grpc_slice_from_static_string("authorization");
-        s->authorization.value = grpc_slice_from_static_string(authorization);
-        begin[0].data.send_initial_metadata.count = 1;
-        begin[0].data.send_initial_metadata.metadata = &s->authorization;
-    }
+    rpc_authorize(&begin[0], channel, &s->authorization);
     s->user = user;
     s->deadline_ms = timeout_ms == 0 ? UINT64_MAX : clock_monotonic_ms() + timeout_ms;
     begin[1].data.recv_initial_metadata.recv_initial_metadata = &s->initial;

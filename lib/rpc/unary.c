@@ -35,7 +35,7 @@ static void over(struct tag *tag, bool ok)
 
     (void)ok;
     snprintf(text, sizeof text, "%.*s", (int)GRPC_SLICE_LENGTH(u->text), (const char *)GRPC_SLICE_START_PTR(u->text));
-    u->done(u->user, u, (int)u->code, text, (struct bytes){GRPC_SLICE_START_PTR(message), GRPC_SLICE_LENGTH(message)});
+    u->done(u->user, (int)u->code, text, (struct bytes){GRPC_SLICE_START_PTR(message), GRPC_SLICE_LENGTH(message)});
     grpc_slice_unref(message);
     release(u);
 }
@@ -45,14 +45,10 @@ static void add(grpc_op *ops, size_t *count, grpc_op_type type)
     ops[(*count)++] = (grpc_op){.op = type};
 }
 
-struct rpc_unary *rpc_unary_call(struct rpc_channel *channel, const char *path, struct bytes request, uint32_t timeout_ms,
-                                 rpc_unary_done *done, void *user)
+void rpc_unary_call(struct rpc_channel *channel, const char *path, struct bytes request, uint32_t timeout_ms,
+                    rpc_unary_done *done, void *user)
 {
-    gpr_timespec deadline = timeout_ms == 0 ? gpr_inf_future(GPR_CLOCK_MONOTONIC)
-                                            : gpr_time_add(gpr_now(GPR_CLOCK_MONOTONIC),
-                                                           gpr_time_from_millis(timeout_ms, GPR_TIMESPAN));
     struct rpc_unary *u = memory_zero(1, sizeof *u);
-    const char *authorization = rpc_tls_authorization(channel->tls);
     grpc_op ops[6];
     size_t count = 0;
 
@@ -64,14 +60,9 @@ struct rpc_unary *rpc_unary_call(struct rpc_channel *channel, const char *path, 
     grpc_metadata_array_init(&u->initial);
     grpc_metadata_array_init(&u->trailing);
     u->call = grpc_channel_create_call(channel->channel, NULL, GRPC_PROPAGATE_DEFAULTS, channel->loop->queue,
-                                       grpc_slice_from_static_string(path), NULL, deadline, NULL);
+                                       grpc_slice_from_static_string(path), NULL, rpc_deadline_in(timeout_ms), NULL);
     add(ops, &count, GRPC_OP_SEND_INITIAL_METADATA);
-    if (authorization != NULL) {
-        u->authorization.key = grpc_slice_from_static_string("authorization");
-        u->authorization.value = grpc_slice_from_static_string(authorization);
-        ops[0].data.send_initial_metadata.count = 1;
-        ops[0].data.send_initial_metadata.metadata = &u->authorization;
-    }
+    rpc_authorize(&ops[0], channel, &u->authorization);
     add(ops, &count, GRPC_OP_SEND_MESSAGE);
     ops[1].data.send_message.send_message = u->request;
     add(ops, &count, GRPC_OP_SEND_CLOSE_FROM_CLIENT);
@@ -86,5 +77,4 @@ struct rpc_unary *rpc_unary_call(struct rpc_channel *channel, const char *path, 
     TAG_GIVEN(&u->tag);
     if (grpc_call_start_batch(u->call, ops, count, &u->tag, NULL) != GRPC_CALL_OK)
         abort(); /* a batch that gRPC doesn't know */
-    return u;
 }

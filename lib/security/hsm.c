@@ -251,6 +251,21 @@ static enum status look_everywhere(struct search *s, const char *id, uint8_t out
     return status;
 }
 
+static enum status look_patiently(struct search *s, const char *id, uint8_t out[SECRET_BYTES], struct fault *fault)
+{
+    const struct timespec pause = {0, PAUSE_MS * 1000000};
+    uint64_t until_ms = clock_monotonic_ms() + PATIENCE_MS;
+
+    for (;;) {
+        enum status status = look_everywhere(s, id, out, fault);
+
+        if (status == STATUS_OK || s->final || s->keys > 1 || clock_monotonic_ms() >= until_ms)
+            return status;
+        (void)nanosleep(&pause, NULL);
+        s->keys = s->tokens = 0;
+    }
+}
+
 #define NOT_UNDERSTOOD "it is not a PKCS #11 URI (RFC 7512), or says something that isn't known"
 
 static bool is_understood(const struct search *s)
@@ -285,26 +300,15 @@ enum status pkcs11_object(const char *uri, char *out, size_t room, struct fault 
 
 enum status pkcs11_derive(const char *uri, const char *id, uint8_t out[SECRET_BYTES], struct fault *fault)
 {
-    const struct timespec pause = {0, PAUSE_MS * 1000000};
     struct search s = {.uri = p11_kit_uri_new(), .text = uri};
-    uint64_t until_ms;
     enum status status;
 
     if (!is_understood(&s))
         status = no_key(&s, fault, NOT_UNDERSTOOD);
     else
         status = read_pin(&s, fault);
-    s.final = status != STATUS_OK;
-    until_ms = clock_monotonic_ms() + PATIENCE_MS;
-    for (;;) {
-        if (status == STATUS_OK)
-            status = look_everywhere(&s, id, out, fault);
-        if (status == STATUS_OK || s.final || s.keys > 1 || clock_monotonic_ms() >= until_ms)
-            break;
-        (void)nanosleep(&pause, NULL);
-        status = STATUS_OK;
-        s.keys = s.tokens = 0;
-    }
+    if (status == STATUS_OK)
+        status = look_patiently(&s, id, out, fault);
     if (status != STATUS_OK)
         explicit_bzero(out, SECRET_BYTES);
     explicit_bzero(s.pin, sizeof s.pin);

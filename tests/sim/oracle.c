@@ -253,6 +253,7 @@ void oracle_applied(struct node *n, uint16_t partition, uint64_t index, struct b
     struct oracle_partition *p = &w->partitions[partition];
     uint64_t *entry = entry_at(p, index);
     struct arena arena = {0};
+    const struct command_record *forgets = NULL;
     struct log_batch batch;
     struct fault fault;
 
@@ -270,20 +271,20 @@ void oracle_applied(struct node *n, uint16_t partition, uint64_t index, struct b
     if (wire_log_batch_decode(payload, &arena, &batch, &fault) != STATUS_OK) {
         broken(w, 5, "a committed entry doesn't decode: %s", fault.message);
     } else {
-        for (size_t i = 0; i < batch.command_count && w->broken_promise == 0; i++)
-            if (is_forget(&batch.commands[i]))
-                check_forget(w, partition, index, &batch.commands[i]);
-            else
+        for (size_t i = 0; i < batch.command_count && w->broken_promise == 0; i++) {
+            if (forgets != NULL) /* what is decided behind it must know */
+                broken(w, 6, "commands were decided on what is forgotten before them");
+            if (is_forget(&batch.commands[i])) {
+                forgets = &batch.commands[i];
+                check_forget(w, partition, index, forgets);
+            } else {
                 check_command(w, partition, index, &batch.commands[i]);
+            }
+        }
         for (size_t i = 0; i < batch.snapshot_count && w->broken_promise == 0; i++)
             check_snapshot(w, &batch.snapshots[i]);
-        /* The last of its entry: what is decided behind it knows. */
-        for (size_t i = 0; i < batch.command_count && w->broken_promise == 0; i++)
-            if (is_forget(&batch.commands[i])) {
-                if (i + 1 < batch.command_count)
-                    broken(w, 6, "commands were decided on what is forgotten before them");
-                forget(w, &w->ops[number_behind(batch.commands[i].outcome.command_id)]);
-            }
+        if (forgets != NULL && w->broken_promise == 0)
+            forget(w, &w->ops[number_behind(forgets->outcome.command_id)]);
     }
     arena_release(&arena);
 }

@@ -70,6 +70,17 @@ static const struct flag {
     {"help", 'h', SIZE_MAX, NULL, "this text"},
 };
 
+sigset_t await_end(void)
+{
+    sigset_t ends;
+
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGTERM);
+    sigaddset(&ends, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &ends, NULL);
+    return ends;
+}
+
 static void help(FILE *out)
 {
     fputs("usage: cairn-bench [WORKLOAD] [FLAGS] HOST:PORT...\n       cairn-bench COMMAND ...\n\n"

@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench" / "peers")]
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench"), str(ROOT / "tools" / "bench" / "peers")]
 
 import axon  # noqa: E402
 import etcd  # noqa: E402
 import pekko  # noqa: E402
 import postgres  # noqa: E402
 from cluster import BIN, Cluster, free_ports  # noqa: E402
+from loads import cairn_bench  # noqa: E402
 
 
 @dataclass
@@ -34,11 +35,8 @@ class Result:
 Run = Callable[[int, int], Result]
 
 
-def cairn_bench(*arguments: object) -> Result:
-    done = subprocess.run([BIN / "cairn-bench", *map(str, arguments), "--json"], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"cairn-bench {' '.join(map(str, arguments))}: {done.stderr.strip() or done.returncode}")
-    said = json.loads(done.stdout)
+def load(*arguments: object) -> Result:
+    said = cairn_bench(*arguments)
     return Result(said["per_second"], said["p50_us"] / 1e3, said["p99_us"] / 1e3, said["longest_us"] / 1e3)
 
 
@@ -55,20 +53,20 @@ def child(*arguments: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cairn(nodes: int, *load: str, worker: bool = False, settings: tuple[str, ...] = ()) -> Iterator[Run]:
+def cairn(nodes: int, *kind: str, worker: bool = False, settings: tuple[str, ...] = ()) -> Iterator[Run]:
     with Cluster(nodes, modules=("echo",), arguments=settings) as cluster, contextlib.ExitStack() as stack:
         cluster.wait_balanced()
         if worker:
             stack.enter_context(child("worker", "by-worker", *cluster.endpoints))
-            load = (*load, "--type", "by-worker")
-        yield lambda in_flight, seconds: cairn_bench(*load, "--in-flight", in_flight, "--seconds", seconds, *cluster.endpoints)
+            kind = (*kind, "--type", "by-worker")
+        yield lambda in_flight, seconds: load(*kind, "--in-flight", in_flight, "--seconds", seconds, *cluster.endpoints)
 
 
 @contextlib.contextmanager
-def echo(load: str) -> Iterator[Run]:
+def echo(kind: str) -> Iterator[Run]:
     endpoint = f"127.0.0.1:{free_ports(1)[0]}"
     with child("echo", endpoint):
-        yield lambda in_flight, seconds: cairn_bench(load, "--in-flight", in_flight, "--seconds", seconds, endpoint)
+        yield lambda in_flight, seconds: load(kind, "--in-flight", in_flight, "--seconds", seconds, endpoint)
 
 
 @contextlib.contextmanager

@@ -4,26 +4,17 @@
     tools/bench/curve.py [SECONDS]      writes build/bench-latency.svg and prints the table
 """
 
-import json
 import pathlib
-import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench")]
 
 import chart  # noqa: E402
-from cluster import BIN, Cluster  # noqa: E402
+from cluster import Cluster  # noqa: E402
+from loads import cairn_bench  # noqa: E402
 
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-
-
-def bench(cluster, *arguments):
-    done = subprocess.run([BIN / "cairn-bench", "dispatch", *map(str, arguments), "--json", *cluster.endpoints],
-                          capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
 
 
 def main():
@@ -32,11 +23,11 @@ def main():
     for nodes in 1, 3:
         with Cluster(nodes, modules=("echo",)) as cluster:
             cluster.wait_balanced()
-            most = bench(cluster, "--in-flight", 256, "--seconds", seconds)["per_second"]
+            most = cairn_bench("dispatch", "--in-flight", 256, "--seconds", seconds, *cluster.endpoints)["per_second"]
             print(f"{nodes} node(s): {most:,.0f}/s at 256 in flight", flush=True)
             p50, p99 = [], []
             for share in SHARES:
-                said = bench(cluster, "--rate", int(most * share), "--seconds", seconds)
+                said = cairn_bench("dispatch", "--rate", int(most * share), "--seconds", seconds, *cluster.endpoints)
                 p50.append((said["per_second"], said["p50_us"] / 1e3))
                 p99.append((said["per_second"], said["p99_us"] / 1e3))
                 print(f"  {share:4.0%}: {said['per_second']:9,.0f}/s, p50 {p50[-1][1]:7.2f} ms, p99 {p99[-1][1]:7.2f} ms, "

@@ -2,8 +2,6 @@
  * cairn-bench echo: the ceiling. A server that answers each message with itself, unary and in a stream, on the same
  * layer over gRPC C core that cairnd uses, and does nothing else.
  */
-#include <signal.h>
-
 #include "commands.h"
 #include "rpc/rpc.h"
 
@@ -60,10 +58,7 @@ int echo_main(int argc, char **argv)
         return 2;
     }
     settings.listen = argv[1];
-    sigemptyset(&ends);
-    sigaddset(&ends, SIGTERM);
-    sigaddset(&ends, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &ends, NULL);
+    ends = await_end();
     rpc_begin();
     if (rpc_loop_new(&loop) != STATUS_OK)
         return 1;

@@ -4,31 +4,23 @@
     tools/bench/growth.py [EVENTS [MEMORY]]
 """
 
-import json
 import pathlib
 import statistics
-import subprocess
 import sys
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench")]
 
-from cluster import BIN, Cluster  # noqa: E402
-
-
-def bench(cluster, *arguments):
-    done = subprocess.run([BIN / "cairn-bench", *map(str, arguments), "--json", *cluster.endpoints], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
+from cluster import Cluster  # noqa: E402
+from loads import cairn_bench  # noqa: E402
 
 
 def rates(cluster, what):
     found = {}
     for in_flight in 64, 256:
         found[in_flight] = statistics.median(
-            bench(cluster, "dispatch", "--in-flight", in_flight, "--seconds", 4)["per_second"] for _ in range(3))
+            cairn_bench("dispatch", "--in-flight", in_flight, "--seconds", 4, *cluster.endpoints)["per_second"] for _ in range(3))
     print(f"{what}: " + ", ".join(f"{rate:,.0f}/s at {n} in flight" for n, rate in found.items()), flush=True)
     return found
 
@@ -37,7 +29,7 @@ def fill(cluster, events):
     """Into as many aggregates as before, a hundred by a call."""
     stored = 0
     while stored < events:
-        said = bench(cluster, "append", "--events", 100, "--in-flight", 16, "--seconds", 10)
+        said = cairn_bench("append", "--events", 100, "--in-flight", 16, "--seconds", 10, *cluster.endpoints)
         stored += said["done"] * 100
         print(f"\r{stored:,} events appended, {said['per_second'] * 100:,.0f}/s   ", end="", flush=True)
     print()

@@ -8,23 +8,19 @@ import json
 import os
 import pathlib
 import re
-import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench")]
 
-from cluster import BIN, Cluster  # noqa: E402
+from cluster import Cluster  # noqa: E402
+from loads import cairn_bench  # noqa: E402
 
 COUNTED = ("cairn_store_syncs_total", "cairn_store_batches_total", "cairn_link_frames_sent_total")
 
 
 def bench(cluster, workload, in_flight, seconds):
-    done = subprocess.run([BIN / "cairn-bench", workload, "--in-flight", str(in_flight), "--seconds", str(seconds), "--json",
-                           *cluster.endpoints], capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SystemExit(done.stderr)
-    return json.loads(done.stdout)
+    return cairn_bench(workload, "--in-flight", in_flight, "--seconds", seconds, *cluster.endpoints)
 
 
 def looked_at(node):

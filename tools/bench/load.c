@@ -56,7 +56,7 @@ struct load {
     uint64_t began_us, counted_us, until_us;
     uint8_t *owner_lanes; /* by aggregate */
     double zipf_zeta, zipf_eta, zipf_half;
-    struct buffer payload, request, command;
+    struct buffer payload, request;
     pthread_mutex_t lock;
     pthread_cond_t changed;
 };
@@ -176,7 +176,7 @@ static const char *pack(struct load *l, const struct slot *slot)
     return "/cairn.v1.CommandService/Dispatch";
 }
 
-static void on_answer(void *user, struct rpc_unary *call, int code, const char *text, struct bytes message);
+static void on_answer(void *user, int code, const char *text, struct bytes message);
 static void on_message(void *user, struct rpc_stream *stream, struct bytes message);
 static void on_lane_closed(void *user, struct rpc_stream *stream, int code, const char *text);
 static const struct rpc_stream_events lane_events = {.message = on_message, .closed = on_lane_closed};
@@ -200,7 +200,7 @@ static void transmit(struct load *l, struct slot *slot)
 
         l->calls++;
         *try = (struct try){slot, slot->number, ++slot->tries};
-        (void)rpc_unary_call(lane->channel, path, buffer_bytes(&l->request), CALL_TIMEOUT_MS, on_answer, try);
+        rpc_unary_call(lane->channel, path, buffer_bytes(&l->request), CALL_TIMEOUT_MS, on_answer, try);
     } else if (lane->stream != NULL) {
         rpc_stream_send(lane->stream, buffer_bytes(&l->request));
     } else {
@@ -263,13 +263,12 @@ static void end(struct load *l, struct slot *slot, bool good)
     pthread_cond_signal(&l->changed);
 }
 
-static void on_answer(void *user, struct rpc_unary *call, int code, const char *text, struct bytes message)
+static void on_answer(void *user, int code, const char *text, struct bytes message)
 {
     struct try *try = user;
     struct slot *slot = try->slot;
     struct load *l = slot->load;
 
-    (void)call;
     pthread_mutex_lock(&l->lock);
     l->calls--;
     l->result->bytes += message.len;
@@ -428,7 +427,10 @@ static enum status find_owners(struct load *l, struct fault *fault)
         return fault_set(fault, STATUS_INVALID, "ENDPOINTS", "all nodes must be named when commands go to owners, or to others");
     for (size_t i = 0; i < s->endpoint_count; i++)
         snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", i == 0 ? "" : ",", s->endpoints[i]);
-    client = cairn_client_new(all, NULL);
+    client = cairn_client_new(all, s->tls == NULL ? NULL
+                                                  : &(struct cairn_client_tls){.ca = s->tls->roots,
+                                                                               .certificate = s->tls->certificate,
+                                                                               .key = s->tls->key});
     if (client == NULL)
         return fault_set(fault, STATUS_INVALID, "ENDPOINTS", "%s isn't a list of endpoints", all);
     cairn_client_route(client);

@@ -3,7 +3,6 @@
  * payload, for all nodes that are named, until it is ended. Tells "ready" when each has taken it.
  */
 #include <pthread.h>
-#include <signal.h>
 #include <time.h>
 
 #include "cairn/v1/command.pb-c.h"
@@ -104,10 +103,7 @@ int worker_main(int argc, char **argv)
         fprintf(stderr, "usage: cairn-bench worker AGGREGATE_TYPE HOST:PORT...\n");
         return 2;
     }
-    sigemptyset(&ends);
-    sigaddset(&ends, SIGTERM);
-    sigaddset(&ends, SIGINT);
-    pthread_sigmask(SIG_BLOCK, &ends, NULL);
+    ends = await_end();
     rpc_begin();
     if (rpc_loop_new(&loop) != STATUS_OK)
         return 1;

@@ -1,6 +1,7 @@
 /* The way of a command on its owner, with a log that commits when the test says so. */
 #include "aggregate/aggregate.h"
 #include "check.h"
+#include "test_cipher.h"
 
 enum { ENTRIES_MAX = 256, ANSWERS_MAX = 256 };
 
@@ -417,40 +418,12 @@ static void what_is_committed_is_answered_when_ownership_is_lost(void **state)
     assert_int_equal(f->answer_count, 1);
 }
 
-/* ---- subjects: the cipher hides nothing, and opens with the right key only ---- */
-
-static void draw(void *context, uint8_t *out, size_t len)
-{
-    struct fixture *f = context;
-
-    for (size_t i = 0; i < len; i++)
-        out[i] = (uint8_t)(hash_mix(++f->drawn, BYTES_LITERAL("draw")) >> 8);
-}
-
-static void seal(void *context, const uint8_t key[CIPHER_KEY_BYTES], struct bytes bound_to, struct bytes plain,
-                 struct buffer *out)
-{
-    (void)context;
-    (void)bound_to;
-    buffer_add(out, key, CIPHER_KEY_BYTES);
-    buffer_add(out, plain.data, plain.len);
-}
-
-static bool unseal(void *context, const uint8_t key[CIPHER_KEY_BYTES], struct bytes bound_to, struct bytes sealed,
-                   struct buffer *out)
-{
-    (void)context;
-    (void)bound_to;
-    if (sealed.len < CIPHER_KEY_BYTES || memcmp(sealed.data, key, CIPHER_KEY_BYTES) != 0)
-        return false;
-    buffer_add(out, sealed.data + CIPHER_KEY_BYTES, sealed.len - CIPHER_KEY_BYTES);
-    return true;
-}
+/* ---- subjects ---- */
 
 static void keep_subjects(struct fixture *f)
 {
     f->vault = (struct vault){
-        .cipher = {f, draw, seal, unseal}, .master_count = 1, .masters = {{.id = "m1", .key = {1}}}};
+        .cipher = TEST_CIPHER(&f->drawn), .master_count = 1, .masters = {{.id = "m1", .key = {1}}}};
     set_up_aggregates(f, 0);
 }
 

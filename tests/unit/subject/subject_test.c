@@ -1,58 +1,19 @@
 /* Sealing, finding keys, forgetting: over a store in memory, with a cipher that any byte upsets. */
 #include "check.h"
-#include "subject/subject.h"
+#include "test_cipher.h"
 
 struct fixture {
     struct vault vault;
     struct store *store;
     struct arena arena;
-    uint64_t counter;
+    uint64_t drawn;
 };
-
-static void draw(void *context, uint8_t *out, size_t len)
-{
-    struct fixture *f = context;
-
-    for (size_t i = 0; i < len; i++)
-        out[i] = (uint8_t)(hash_mix(++f->counter, BYTES_LITERAL("draw")) >> 8);
-}
-
-static uint64_t tag_of(const uint8_t *key, struct bytes bound_to, struct bytes plain)
-{
-    return hash_mix(hash_mix(hash_bytes((struct bytes){key, CIPHER_KEY_BYTES}), bound_to), plain);
-}
-
-static void seal(void *context, const uint8_t key[CIPHER_KEY_BYTES], struct bytes bound_to, struct bytes plain,
-                 struct buffer *out)
-{
-    uint64_t tag = tag_of(key, bound_to, plain);
-
-    (void)context;
-    buffer_add(out, plain.data, plain.len);
-    buffer_add(out, &tag, sizeof tag);
-}
-
-static bool unseal(void *context, const uint8_t key[CIPHER_KEY_BYTES], struct bytes bound_to, struct bytes sealed,
-                   struct buffer *out)
-{
-    struct bytes plain = {sealed.data, sealed.len - sizeof(uint64_t)};
-    uint64_t tag;
-
-    (void)context;
-    if (sealed.len < sizeof tag)
-        return false;
-    memcpy(&tag, sealed.data + plain.len, sizeof tag);
-    if (tag != tag_of(key, bound_to, plain))
-        return false;
-    buffer_add(out, plain.data, plain.len);
-    return true;
-}
 
 static int set_up(void **state)
 {
     struct fixture *f = memory_zero(1, sizeof *f);
 
-    f->vault = (struct vault){.cipher = {f, draw, seal, unseal}, .master_count = 1, .masters = {{.id = "m1", .key = {1}}}};
+    f->vault = (struct vault){.cipher = TEST_CIPHER(&f->drawn), .master_count = 1, .masters = {{.id = "m1", .key = {1}}}};
     assert_ok(store_open_memory(&f->store));
     *state = f;
     return 0;

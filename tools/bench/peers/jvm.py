@@ -11,7 +11,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 def build(name: str) -> pathlib.Path:
     target = HERE.parent.parent.parent / "build" / "tools" / name
-    newest = max(path.stat().st_mtime for path in (HERE / name).rglob("*") if path.is_file())
+    newest = max(path.stat().st_mtime for folder in (name, "java") for path in (HERE / folder).rglob("*") if path.is_file())
     jar = target / f"{name}-1.jar"
     if not jar.exists() or jar.stat().st_mtime < newest:
         subprocess.run(["mvn", "-q", "-B", f"-Dbench.target={target}", "package", "dependency:copy-dependencies"],

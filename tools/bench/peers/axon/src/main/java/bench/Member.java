@@ -8,16 +8,10 @@ import com.hazelcast.core.Hazelcast;
 import com.hazelcast.core.HazelcastInstance;
 import com.hazelcast.core.IExecutorService;
 import com.zaxxer.hikari.HikariDataSource;
-import java.io.BufferedReader;
-import java.io.InputStreamReader;
 import java.io.Serializable;
-import java.util.Arrays;
 import java.util.Comparator;
 import java.util.List;
 import java.util.concurrent.Callable;
-import java.util.concurrent.CountDownLatch;
-import java.util.concurrent.atomic.AtomicInteger;
-import java.util.concurrent.atomic.AtomicLong;
 import java.util.function.BiConsumer;
 import org.axonframework.commandhandling.AsynchronousCommandBus;
 import org.axonframework.commandhandling.CommandHandler;
@@ -41,13 +35,10 @@ import org.postgresql.ds.PGSimpleDataSource;
 
 /**
  * A member: commands go to the one that the aggregate's id hashes to, by Hazelcast's executor, and are decided there by
- * Axon's command bus on aggregates in its cache. The one with a load reads "run IN_FLIGHT SECONDS" lines and prints
- * "RATE P50 P99 LONGEST" (milliseconds). Arguments: members, own port, first port, URL of the database.
+ * Axon's command bus on aggregates in its cache. It can be asked for a load. Arguments: members, own port, first port,
+ * URL of the database.
  */
 public final class Member {
-  private static final int AGGREGATES = 1000;
-  private static final long WARM_NS = 1_000_000_000L;
-
   public static final class Put implements Serializable {
     @TargetAggregateIdentifier public final String id;
     public final byte[] payload;
@@ -103,22 +94,8 @@ public final class Member {
 
   private static volatile CommandGateway gateway;
 
-  private final IExecutorService executor;
-  private final List<com.hazelcast.cluster.Member> owners;
-  private final byte[] payload = new byte[256];
-  private final long[] latencies = new long[1 << 22];
-  private final AtomicInteger done = new AtomicInteger();
-  private final AtomicLong next = new AtomicLong();
-  private volatile long counted;
-  private volatile long until;
-  private volatile CountDownLatch open;
-
-  private Member(IExecutorService executor, List<com.hazelcast.cluster.Member> owners) {
-    this.executor = executor;
-    this.owners = owners;
-  }
-
-  private void dispatch(Put put, BiConsumer<Object, Throwable> after) {
+  private static void dispatch(IExecutorService executor, List<com.hazelcast.cluster.Member> owners, Put put,
+      BiConsumer<Object, Throwable> after) {
     if (owners.size() == 1) {
       gateway.send(put).whenComplete(after);
       return;
@@ -135,38 +112,6 @@ public final class Member {
             after.accept(null, failure);
           }
         });
-  }
-
-  private void send() {
-    long begun = System.nanoTime();
-    dispatch(new Put("bench-" + next.getAndIncrement() % AGGREGATES, payload), (reply, failure) -> {
-      long now = System.nanoTime();
-      if (failure != null) {
-        System.err.println(failure);
-      } else if (now >= counted && now < until) {
-        latencies[done.getAndIncrement()] = now - begun;
-      }
-      if (now < until) {
-        send();
-      } else {
-        open.countDown();
-      }
-    });
-  }
-
-  private void run(int inFlight, int seconds) throws InterruptedException {
-    done.set(0);
-    open = new CountDownLatch(inFlight);
-    counted = System.nanoTime() + WARM_NS;
-    until = counted + seconds * 1_000_000_000L;
-    for (int i = 0; i < inFlight; i++) {
-      send();
-    }
-    open.await();
-    int n = done.get();
-    Arrays.sort(latencies, 0, n);
-    System.out.printf("%.1f %.3f %.3f %.3f%n", (double) n / seconds, latencies[n / 2] / 1e6, latencies[(int) (n * 99L / 100)] / 1e6,
-        latencies[n - 1] / 1e6);
   }
 
   private static Configuration axon(String url, boolean first) {
@@ -212,13 +157,8 @@ public final class Member {
     }
     List<com.hazelcast.cluster.Member> owners = hazelcast.getCluster().getMembers().stream()
         .sorted(Comparator.comparing(member -> member.getAddress().getPort())).toList();
-    System.out.println("ready");
-    Member member = new Member(hazelcast.getExecutorService("commands"), owners);
-    BufferedReader lines = new BufferedReader(new InputStreamReader(System.in));
-    for (String line = lines.readLine(); line != null; line = lines.readLine()) {
-      String[] words = line.split(" ");
-      member.run(Integer.parseInt(words[1]), Integer.parseInt(words[2]));
-    }
+    IExecutorService executor = hazelcast.getExecutorService("commands");
+    new Load((aggregate, payload, after) -> dispatch(executor, owners, new Put(aggregate, payload), after)).serve();
     System.exit(0);
   }
 }
