@@ -172,7 +172,8 @@ void engine_written(struct engine *engine, uint64_t ticket)
         if (slot->partition == NULL)
             continue;
         before = partition_stored_index(slot->partition);
-        partition_written(slot->partition, ticket, &engine->turn);
+        if (!partition_written(slot->partition, ticket, &engine->turn))
+            continue;
         aggregates_stored(slot->aggregates, partition_stored_index(slot->partition),
                           engine->moment);
         if (partition_stored_index(slot->partition) > before)

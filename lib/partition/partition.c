@@ -21,6 +21,9 @@ enum {
     /* How long a leader waits for a snapshot to be taken before it tries its log again (libraft: 30 s).
      * Asking again costs nothing: a range that is on its way isn't begun anew. */
     SNAPSHOT_RETRY_MS = 3000,
+    /* How far the applied index on disk may stay behind. Applying an entry again puts the same records. */
+    APPLIED_BEHIND_ENTRIES = 64,
+    APPLIED_BEHIND_MS = 1000,
 };
 
 /* One turn's writes that somebody waits for. */
@@ -46,7 +49,9 @@ struct partition {
     struct tail tail;
     uint64_t last_index;
     struct applied applied;
-    uint64_t stored_index;
+    uint64_t stored_index;   /* applied, and what that put is on disk */
+    uint64_t recorded_index; /* the applied index as it is in the store: a restart goes on from there */
+    uint64_t recorded_ms;
 
     struct pending_write *writes; /* oldest first */
     size_t write_count;
@@ -409,6 +414,17 @@ static void settle_configuration(struct partition *p, const struct turn *turn)
     blob_drop(copy);
 }
 
+static void record_applied(struct partition *p, const struct turn *turn)
+{
+    p->applied.index += PLANTED(APPLIED_AHEAD);
+    p->scratch.len = 0;
+    wire_applied_pack(&p->scratch, &p->applied);
+    put_meta(p, "applied", turn);
+    p->applied.index -= PLANTED(APPLIED_AHEAD);
+    p->recorded_index = p->applied.index;
+    p->recorded_ms = turn->now_ms;
+}
+
 static void apply_committed(struct partition *p, const struct turn *turn)
 {
     uint64_t commit = raft_commit_index(&p->raft);
@@ -438,11 +454,11 @@ static void apply_committed(struct partition *p, const struct turn *turn)
     arena_release(&arena);
     if (!any)
         return;
-    p->applied.index += PLANTED(APPLIED_AHEAD);
-    p->scratch.len = 0;
-    wire_applied_pack(&p->scratch, &p->applied);
-    put_meta(p, "applied", turn);
-    p->applied.index -= PLANTED(APPLIED_AHEAD);
+    /* At once with an order to forget, since what comes before it would bring keys back; and when nothing else
+     * would make this turn's batch, which is waited for. */
+    if (p->trim || p->applied.index - p->recorded_index >= APPLIED_BEHIND_ENTRIES ||
+        store_batch_count(turn->batch) == 0)
+        record_applied(p, turn);
     write_of(p, turn)->applied_index = p->applied.index;
 }
 
@@ -803,22 +819,6 @@ static void forget_silent_leader(struct partition *p, const struct turn *turn)
         p->raft.follower_state.current_leader.id = 0;
 }
 
-void partition_tick(struct partition *p, const struct turn *turn)
-{
-    struct raft_event event = {.type = RAFT_TIMEOUT};
-
-    if (turn->now_ms < partition_deadline(p))
-        return;
-    p->ticked_ms = turn->now_ms;
-    forget_silent_leader(p, turn);
-    step(p, &event, turn);
-    if (p->repairing) /* until then nobody owns it */
-        (void)!partition_transfer(p, 0, turn);
-    mend_log(p, turn);
-    if (p->trim)
-        maybe_checkpoint(p, turn);
-}
-
 /*
  * libraft demotes every follower that it hasn't heard from between two of a leader's timeouts, and
  * then sends it new entries with heartbeats only. So a leader's timeouts come about a whole heartbeat
@@ -834,13 +834,44 @@ static uint64_t next_heartbeat(const struct partition *p)
     return due - p->ticked_ms < interval * 2 / 3 ? due + interval : due;
 }
 
-uint64_t partition_deadline(const struct partition *p)
+static uint64_t raft_deadline(const struct partition *p)
 {
     uint64_t due = raft_timeout(&p->raft);
 
     if (p->failed)
         return UINT64_MAX;
     return p->leading_term != 0 && due < next_heartbeat(p) ? next_heartbeat(p) : due;
+}
+
+static uint64_t record_deadline(const struct partition *p)
+{
+    return p->failed || p->fetching || p->applied.index <= p->recorded_index ? UINT64_MAX
+                                                                             : p->recorded_ms + APPLIED_BEHIND_MS;
+}
+
+uint64_t partition_deadline(const struct partition *p)
+{
+    return record_deadline(p) < raft_deadline(p) ? record_deadline(p) : raft_deadline(p);
+}
+
+void partition_tick(struct partition *p, const struct turn *turn)
+{
+    struct raft_event event = {.type = RAFT_TIMEOUT};
+
+    if (turn->now_ms >= record_deadline(p)) {
+        record_applied(p, turn);
+        (void)write_of(p, turn);
+    }
+    if (turn->now_ms < raft_deadline(p))
+        return;
+    p->ticked_ms = turn->now_ms;
+    forget_silent_leader(p, turn);
+    step(p, &event, turn);
+    if (p->repairing) /* until then nobody owns it */
+        (void)!partition_transfer(p, 0, turn);
+    mend_log(p, turn);
+    if (p->trim)
+        maybe_checkpoint(p, turn);
 }
 
 /* ---- checkpoints ---- */
@@ -863,6 +894,7 @@ static void take_checkpoint(struct partition *p, uint64_t trailing, const struct
     p->scratch.len = 0;
     wire_checkpoint_pack(&p->scratch, &p->checkpoint);
     put_meta(p, "checkpoint", turn);
+    record_applied(p, turn); /* not all that it would apply again is left in the log */
     if (index > trailing)
         delete_log(p, 0, index - trailing + 1, turn);
     p->bytes_since_checkpoint = 0;
@@ -920,7 +952,7 @@ static void mend_log(struct partition *p, const struct turn *turn)
     }
 }
 
-void partition_written(struct partition *p, uint64_t ticket, const struct turn *turn)
+bool partition_written(struct partition *p, uint64_t ticket, const struct turn *turn)
 {
     uint64_t persisted = 0;
     size_t done = 0;
@@ -934,7 +966,7 @@ void partition_written(struct partition *p, uint64_t ticket, const struct turn *
         done++;
     }
     if (done == 0)
-        return;
+        return false;
     p->write_count -= done;
     memmove(p->writes, p->writes + done, p->write_count * sizeof *p->writes);
     release_held(p);
@@ -948,6 +980,7 @@ void partition_written(struct partition *p, uint64_t ticket, const struct turn *
     tail_trim(&p->tail, p->stored_index < p->raft.last_stored ? p->stored_index + 1
                                                               : p->raft.last_stored + 1);
     maybe_checkpoint(p, turn);
+    return true;
 }
 
 /* The store holds the range, libraft has taken the snapshot: from here on this is our state. */
@@ -977,9 +1010,7 @@ static void finish_install(struct partition *p, const struct turn *turn)
     p->scratch.len = 0;
     wire_checkpoint_pack(&p->scratch, &p->checkpoint);
     put_meta(p, "checkpoint", turn);
-    p->scratch.len = 0;
-    wire_applied_pack(&p->scratch, &p->applied);
-    put_meta(p, "applied", turn);
+    record_applied(p, turn);
     (void)write_of(p, turn);
     p->bytes_since_checkpoint = 0;
     p->restoring = false;
@@ -1560,7 +1591,8 @@ static enum status start(struct partition *p, const struct turn *turn, struct fa
                            (unsigned long long)p->last_index);
         goto out;
     }
-    p->stored_index = p->applied.index;
+    p->stored_index = p->recorded_index = p->applied.index;
+    p->recorded_ms = turn->now_ms;
     p->trim = destroyed_settle(p->store, p->settings.id, NULL) > 0;
     tail_restart(&p->tail, is_new ? 1 : p->last_index + 1);
     if (is_new) { /* its first entry is applied before it can be read from the store */

@@ -87,8 +87,8 @@ void partition_receive(struct partition *partition, uint64_t from,
 /* Time passed: call when partition_deadline() is reached. */
 void partition_tick(struct partition *partition, const struct turn *turn);
 uint64_t partition_deadline(const struct partition *partition);
-/* All batches up to the ticket are on disk. */
-void partition_written(struct partition *partition, uint64_t ticket, const struct turn *turn);
+/* All batches up to the ticket are on disk. False: none of them had anything of this partition. */
+bool partition_written(struct partition *partition, uint64_t ticket, const struct turn *turn);
 /* The range asked for by need_range is in the store, with everything up to the applied index as
  * given; NULL when it was stopped. The last writes go into this turn's batch. */
 void partition_installed(struct partition *partition, const struct applied *applied,

@@ -29,16 +29,16 @@ PLANTS = {
     "FINGERPRINT_IGNORED": ("all", 20),
     "EXPECTATION_IGNORED": ("all", 20),
     "LAST_EVENT_LOST": ("all", 20),
-    "LOSS_NOTICED_LATE": ("ownership", 100, 301),
+    "LOSS_NOTICED_LATE": ("ownership", 100, 401),
     "SNAPSHOT_AHEAD": ("all", 20),
-    "REQUEST_ID_REUSED": ("all", 200, 1201),
+    "REQUEST_ID_REUSED": ("all", 20, 4371),
     "CONFIGURATION_FORGOTTEN": ("placement", 100),
     "VOID_STATE_DECIDED_ON": ("rolling", 200, 201),
     "DAMAGE_IGNORED": ("rot", 50),
     "PROCESSOR_NOT_AWAITED": ("all", 50),
     "EVENT_SKIPPED": ("all", 20),
     "CURSOR_AHEAD": ("all", 50),
-    "REFUSED_ON_VOID_STATE": ("forgetting", 100, 851),
+    "REFUSED_ON_VOID_STATE": ("disks", 50, 201),
 }
 
 

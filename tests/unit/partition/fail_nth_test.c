@@ -145,7 +145,7 @@ static void write_turn(struct replica *r)
         return;
     }
     r->turn.ticket++;
-    partition_written(r->partition, ticket, &r->turn);
+    (void)partition_written(r->partition, ticket, &r->turn);
 }
 
 /* The whole range is what was applied: here, numbers. */

@@ -21,6 +21,7 @@ struct replica {
     unsigned trimmed;
     uint64_t range_index;
     bool disk_stalls; /* batches are kept, not written */
+    bool puts;        /* what is applied is put into the store */
 };
 
 struct world {
@@ -52,9 +53,10 @@ static void on_apply(void *context, struct partition *partition, uint64_t index,
 
     (void)partition;
     (void)index;
-    (void)batch;
     assert_int_equal(payload.len, sizeof number);
     memcpy(&number, payload.data, sizeof number);
+    if (r->puts)
+        store_batch_put(batch, STORE_EVENTS, payload, payload);
     assert_true(r->applied_count < APPLIED_MAX);
     r->applied[r->applied_count++] = number;
     applied->next_position++;
@@ -189,7 +191,7 @@ static void write_turn(struct replica *r)
         return;
     assert_ok(store_write(r->store, r->turn.batch, true, &fault));
     r->turn.ticket++;
-    partition_written(r->partition, ticket, &r->turn);
+    (void)partition_written(r->partition, ticket, &r->turn);
 }
 
 /* Everything that is under way arrives, and time passes a little. */
@@ -459,6 +461,76 @@ static void a_damaged_owner_hands_over_and_comes_back_with_the_range(void **stat
     assert_applied(damaged, 0, 10); /* once more over what came with the range: the same records */
 }
 
+static uint64_t recorded_index(const struct replica *r)
+{
+    struct store_key key = key_partition_meta(5, "applied");
+    struct arena arena = {0};
+    struct bytes value;
+    struct applied applied = {0};
+    struct fault fault;
+
+    assert_ok(store_get(r->store, STORE_META, key_bytes(&key), &arena, &value, &fault));
+    assert_ok(wire_applied_decode(value, &applied, &fault));
+    arena_release(&arena);
+    return applied.index;
+}
+
+static void submit_and_write(struct replica *r, uint64_t from, uint64_t to)
+{
+    for (uint64_t i = from; i < to; i++) {
+        (void)submit(r, i);
+        write_turn(r);
+        write_turn(r);
+    }
+}
+
+static void the_applied_index_stays_behind_a_little(void **state)
+{
+    struct store *store;
+    struct world w = {.now = 1000};
+    struct replica r = {.world = &w, .id = 1, .puts = true};
+    uint64_t last;
+
+    (void)state;
+    assert_ok(store_open_memory(&store));
+    start_single(&r, store);
+    for (int i = 0; i < 3; i++)
+        write_turn(&r);
+    submit_and_write(&r, 0, 10);
+    last = partition_view(r.partition).applied.index;
+    assert_int_equal(partition_view(r.partition).stored_index, last); /* nobody waits for it */
+    assert_int_equal(recorded_index(&r), last - 10);
+    stop_replica(&r);
+
+    /* What it doesn't tell of is applied again. */
+    r = (struct replica){.world = &w, .id = 1, .puts = true};
+    start_single(&r, store);
+    for (int i = 0; i < 3; i++)
+        write_turn(&r);
+    assert_applied(&r, 0, 10);
+    submit_and_write(&r, 10, 200);
+    last = partition_view(r.partition).applied.index;
+    assert_true(recorded_index(&r) < last && last - recorded_index(&r) < 64);
+
+    /* After a second of quiet it is exact, and then nothing more is written. */
+    assert_true(partition_deadline(r.partition) <= r.turn.now_ms + 1000);
+    r.turn.now_ms += 1000;
+    partition_tick(r.partition, &r.turn);
+    write_turn(&r);
+    assert_int_equal(recorded_index(&r), last);
+    r.turn.now_ms += 5000;
+    partition_tick(r.partition, &r.turn);
+    assert_int_equal(store_batch_count(r.turn.batch), 0);
+
+    /* An order to forget is recorded with what it does. */
+    submit_and_write(&r, 200, 201);
+    partition_trim(r.partition, &r.turn);
+    submit_and_write(&r, 201, 202);
+    assert_true(recorded_index(&r) >= last + 2);
+    stop_replica(&r);
+    store_free(store);
+}
+
 static void a_single_replica_can_not_be_repaired(void **state)
 {
     struct store *store;
@@ -689,6 +761,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_voter_goes_when_those_who_stay_have_all, set_up, tear_down),
         cmocka_unit_test_setup_teardown(a_refusal_that_comes_late_stops_nothing, set_up, tear_down),
         cmocka_unit_test(a_single_replica_owns_after_its_barrier),
+        cmocka_unit_test(the_applied_index_stays_behind_a_little),
         cmocka_unit_test(a_single_replica_can_not_be_repaired),
         cmocka_unit_test(a_single_replica_that_restarts_leads_in_a_new_term),
     };
