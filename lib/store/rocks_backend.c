@@ -39,7 +39,11 @@ struct rocks_cursor {
     bool started;
 };
 
-enum { DEFAULT_MEMORY_BYTES = 48 << 20 };
+enum {
+    DEFAULT_MEMORY_BYTES = 48 << 20,
+    ZSTD_FAST = 1, /* a third of the default level's time, for a few per cent of room */
+    LOG_TABLES_MAX = 24, /* about what a log keeps when all partitions are busy */
+};
 
 static enum status world_fault(struct fault *fault, const char *doing, char *error)
 {
@@ -336,13 +340,21 @@ static rocksdb_options_t *family_options(struct rocks *rocks, enum store_family 
     rocksdb_options_set_write_buffer_size(
         options, family == STORE_EVENTS || family == STORE_LOG ? memory / 6 : memory / 16);
     if (family == STORE_LOG) {
-        /* Written once, deleted soon: no use in compressing. */
+        /* Written once, deleted soon: no use in compressing, nor in compacting what will be gone. */
         rocksdb_options_set_compression(options, rocksdb_no_compression);
+        rocksdb_options_set_level0_file_num_compaction_trigger(options, LOG_TABLES_MAX);
+        rocksdb_options_set_level0_slowdown_writes_trigger(options, 2 * LOG_TABLES_MAX);
+        rocksdb_options_set_level0_stop_writes_trigger(options, 3 * LOG_TABLES_MAX);
     } else {
         rocksdb_options_set_compression(options, rocksdb_lz4_compression);
         rocksdb_options_set_bottommost_compression(options, rocksdb_zstd_compression);
+        rocksdb_options_set_bottommost_compression_options(options, -14, ZSTD_FAST, 0, 0, 1);
     }
     if (family == STORE_OUTCOMES) {
+        /* Asked for each command, and nearly always in vain; their keys come in no order at all. */
+        rocksdb_options_set_memtable_whole_key_filtering(options, 1);
+        rocksdb_options_set_memtable_prefix_bloom_size_ratio(options, 0.05);
+        rocksdb_options_set_compaction_style(options, rocksdb_universal_compaction);
         rocks->age_filter =
             rocksdb_compactionfilter_create(rocks, filter_free, outcome_expired, filter_name);
         rocksdb_options_set_compaction_filter(options, rocks->age_filter);
