@@ -548,8 +548,13 @@ static void *run(void *context)
 {
     struct shard *shard = context;
 
-    while (!shard->stopping)
-        turn(shard, mailbox_receive(&shard->box, wait_ms(shard)));
+    while (!shard->stopping) {
+        struct mail *mail = mailbox_receive(&shard->box, wait_ms(shard));
+
+        rpc_together_begin();
+        turn(shard, mail);
+        rpc_together_end();
+    }
     reads_abandon(shard);
     if (shard->engine != NULL) {
         engine_begin(shard->engine, now(), disk_free_mib(shard->node));

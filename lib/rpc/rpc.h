@@ -135,6 +135,9 @@ struct bytes rpc_stream_details(struct rpc_stream *stream);
 const char *rpc_stream_peer(struct rpc_stream *stream, char *out, size_t room);
 /* Copies the bytes. Nothing happens once the stream is closed. */
 void rpc_stream_send(struct rpc_stream *stream, struct bytes message);
+/* What this thread sends in between waits for the end, so that the messages of one stream leave together. */
+void rpc_together_begin(void);
+void rpc_together_end(void);
 /* Messages queued and not yet given to the transport. */
 size_t rpc_stream_pending(struct rpc_stream *stream);
 /* No more messages are read until resumed: the sender's flow control does the rest. */

@@ -19,7 +19,15 @@ struct operation {
     struct rpc_stream *stream;
 };
 
+/* The streams that this thread has sent on since rpc_together_begin(). */
+static _Thread_local struct {
+    bool begun;
+    struct rpc_stream *first;
+} together;
+
 struct rpc_stream {
+    struct rpc_stream *next_together;
+    bool together; /* some thread's: it starts the write */
     atomic_int references;
     pthread_mutex_t lock;
     grpc_call *call;
@@ -402,8 +410,34 @@ void rpc_stream_send(struct rpc_stream *s, struct bytes message)
         s->last->next = queued;
     s->last = queued;
     s->pending++;
-    start_write(s);
+    if (!together.begun) {
+        start_write(s);
+    } else if (!s->together) {
+        s->together = true;
+        s->next_together = together.first;
+        together.first = rpc_stream_hold(s);
+    }
     pthread_mutex_unlock(&s->lock);
+}
+
+void rpc_together_begin(void)
+{
+    together.begun = true;
+}
+
+void rpc_together_end(void)
+{
+    together.begun = false;
+    while (together.first != NULL) {
+        struct rpc_stream *s = together.first;
+
+        together.first = s->next_together;
+        pthread_mutex_lock(&s->lock);
+        s->together = false;
+        start_write(s);
+        pthread_mutex_unlock(&s->lock);
+        rpc_stream_drop(s);
+    }
 }
 
 size_t rpc_stream_pending(struct rpc_stream *s)

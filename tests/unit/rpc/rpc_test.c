@@ -283,6 +283,28 @@ static void a_stream_carries_all_both_ways_in_order(void **state)
     rpc_stream_send(stream, BYTES_LITERAL("late")); /* nothing happens */
 }
 
+static void what_is_sent_together_waits_for_the_end_and_comes_in_order(void **state)
+{
+    struct fixture *f = *state;
+    struct rpc_stream *stream = open_stream(f, "/test.Test/Echo", 0);
+
+    rpc_together_begin();
+    for (int i = 0; i < 100; i++)
+        rpc_stream_send(stream, BYTES_LITERAL("0123456789"));
+    assert_int_equal(rpc_stream_pending(stream), 100);
+    rpc_together_end();
+    WAIT_FOR(f->client.messages == 100);
+    assert_int_equal(f->client.bytes, 1000);
+    rpc_together_begin(); /* the stream ends meanwhile */
+    rpc_stream_send(stream, BYTES_LITERAL("last"));
+    rpc_stream_finish(stream, 0, NULL, BYTES_NONE);
+    WAIT_FOR(f->client.closed);
+    rpc_stream_send(stream, BYTES_LITERAL("late"));
+    rpc_together_end();
+    assert_int_equal(f->client.messages, 101);
+    assert_int_equal(f->client.code, 0);
+}
+
 static void a_paused_stream_reads_nothing_until_it_goes_on(void **state)
 {
     struct fixture *f = *state;
@@ -524,6 +546,7 @@ int main(void)
         TEST(an_unknown_method_is_named),
         TEST(too_long_a_message_ends_its_call_alone),
         TEST(a_stream_carries_all_both_ways_in_order),
+        TEST(what_is_sent_together_waits_for_the_end_and_comes_in_order),
         TEST(a_paused_stream_reads_nothing_until_it_goes_on),
         TEST(a_cancelled_stream_is_told_to_the_server),
         TEST(a_server_ends_a_stream_with_a_status),
