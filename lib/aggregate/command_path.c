@@ -79,6 +79,16 @@ static struct metadata merged(struct arena *arena, const struct metadata *own, c
     return all;
 }
 
+/* "partition.position", in hexadecimal: nobody else's. */
+static struct bytes make_event_id(char room[40], uint16_t partition, uint64_t position)
+{
+    size_t len = put_hex(room, partition, 1);
+
+    room[len++] = '.';
+    len += put_hex(room + len, position, 1);
+    return (struct bytes){(uint8_t *)room, len};
+}
+
 static enum status record(struct aggregates *all, struct aggregate *a, struct inflight *command,
                           const struct decision *d, struct moment moment, struct fault *fault)
 {
@@ -105,9 +115,7 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
     enum status status = STATUS_OK;
 
     for (size_t i = 0; i < count && status == STATUS_OK; i++) {
-        char made_id[32];
-        int made_len = snprintf(made_id, sizeof made_id, "%x.%llx", all->settings.partition,
-                                (unsigned long long)(all->next_position + i));
+        char made_id[40];
         struct event event = {
             .aggregate_type = asked->aggregate_type,
             .aggregate_id = asked->aggregate_id,
@@ -120,7 +128,7 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
             .time_ms = time_ms,
             .command_id = asked->id,
             .id = d->events[i].id.len > 0 ? d->events[i].id
-                                          : (struct bytes){(uint8_t *)made_id, (size_t)made_len},
+                                          : make_event_id(made_id, all->settings.partition, all->next_position + i),
             .revision = d->events[i].revision,
             .origin = asked->origin,
             .principal = asked->principal,

@@ -241,3 +241,12 @@ void blob_drop(struct blob *blob)
         atomic_fetch_sub_explicit(&blob->references, 1, memory_order_acq_rel) == 1)
         free(blob);
 }
+
+size_t put_hex(char *out, uint64_t value, size_t digits)
+{
+    while (digits < 16 && value >> 4 * digits != 0)
+        digits++;
+    for (size_t i = 0; i < digits; i++)
+        out[i] = "0123456789abcdef"[value >> 4 * (digits - 1 - i) & 15];
+    return digits;
+}

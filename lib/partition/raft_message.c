@@ -3,7 +3,8 @@
 
 void replica_address(char *out, size_t room, uint64_t node_id)
 {
-    snprintf(out, room, "%016llx", (unsigned long long)node_id);
+    assert(room > 16);
+    out[put_hex(out, node_id, 16)] = '\0';
 }
 
 void replica_message_from_raft(struct replica_message *out, const struct raft_message *in,

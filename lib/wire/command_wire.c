@@ -186,10 +186,12 @@ void wire_command_seal(struct command *command, struct arena *arena)
 /* Version, partition and the position behind the command, for clients an opaque text. */
 void put_token(struct buffer *out, unsigned field, const struct outcome *outcome)
 {
-    char token[64];
-    size_t len = (size_t)snprintf(token, sizeof token, "1.%x.%llx", outcome->partition,
-                                  (unsigned long long)(outcome->first_position +
-                                                       outcome->event_count));
+    char token[64] = "1.";
+    size_t len = 2;
+
+    len += put_hex(token + len, outcome->partition, 1);
+    token[len++] = '.';
+    len += put_hex(token + len, outcome->first_position + outcome->event_count, 1);
 
     put_bytes(out, field, (struct bytes){(uint8_t *)token, len});
 }

@@ -101,12 +101,28 @@ static void a_mailbox_loses_nothing_and_keeps_each_senders_order(void **state)
     mailbox_release(&box);
 }
 
+static void a_number_is_put_in_hexadecimal(void **state)
+{
+    static const uint64_t numbers[] = {0, 1, 0xf, 0x10, 0xabc, UINT32_MAX, 1ULL << 63, UINT64_MAX};
+
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(numbers); i++)
+        for (int digits = 1; digits <= 16; digits++) {
+            char expected[32], found[16];
+            int len = snprintf(expected, sizeof expected, "%0*llx", digits, (unsigned long long)numbers[i]);
+
+            assert_int_equal(put_hex(found, numbers[i], (size_t)digits), len);
+            assert_memory_equal(found, expected, (size_t)len);
+        }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_with_nul_or_broken_utf8_is_refused),
         cmocka_unit_test(an_arena_keeps_what_was_taken_before),
         cmocka_unit_test(the_hash_never_changes),
+        cmocka_unit_test(a_number_is_put_in_hexadecimal),
         cmocka_unit_test(a_mailbox_loses_nothing_and_keeps_each_senders_order),
     };
 
