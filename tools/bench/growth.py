@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What stored events cost: throughput with few and with many, time to start, memory. One node, one run.
 
-    tools/bench/growth.py [EVENTS [MEMORY]]
+    tools/bench/growth.py [EVENTS [MEMORY]]      writes build/bench-growth.svg, throughput against events stored
 """
 
 import pathlib
@@ -12,6 +12,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench")]
 
+import chart  # noqa: E402
 from cluster import Cluster  # noqa: E402
 from loads import cairn_bench  # noqa: E402
 
@@ -25,14 +26,22 @@ def rates(cluster, what):
     return found
 
 
+STEPS = 10
+
+
 def fill(cluster, events):
-    """Into as many aggregates as before, a hundred by a call."""
-    stored = 0
-    while stored < events:
+    """Into as many aggregates as before, a hundred by a call. Gives commands/s against events stored, in so many steps."""
+    appended = 0
+    curve = [(0.0, cairn_bench("dispatch", "--in-flight", 256, "--seconds", 3, *cluster.endpoints)["per_second"])]
+    while appended < events:
         said = cairn_bench("append", "--events", 100, "--in-flight", 16, "--seconds", 10, *cluster.endpoints)
-        stored += said["done"] * 100
-        print(f"\r{stored:,} events appended, {said['per_second'] * 100:,.0f}/s   ", end="", flush=True)
+        appended += said["done"] * 100
+        print(f"\r{appended:,} events appended, {said['per_second'] * 100:,.0f}/s   ", end="", flush=True)
+        if appended >= events * len(curve) / STEPS:
+            said = cairn_bench("dispatch", "--in-flight", 256, "--seconds", 3, *cluster.endpoints)
+            curve.append((appended / 1e6, said["per_second"]))
     print()
+    return curve
 
 
 def resident_mib(node):
@@ -57,7 +66,7 @@ def main():
     with Cluster(1, modules=("echo",), arguments=settings) as cluster:
         node = cluster.nodes[0]
         few = rates(cluster, "few events")
-        fill(cluster, events)
+        curve = fill(cluster, events)
         many = rates(cluster, f"{events:,} events more")
         for in_flight, rate in many.items():
             print(f"  ratio at {in_flight} in flight: {rate / few[in_flight]:.2f}")
@@ -65,6 +74,9 @@ def main():
         for how in "SIGTERM", "kill -9":
             start(node, how)
         disk = sum(path.stat().st_size for path in pathlib.Path(node.folder).rglob("*") if path.is_file())
+        path = ROOT / "build" / "bench-growth.svg"
+        chart.draw(path, "Commands against events stored (256 in flight)", "million events", "commands/s", {"one node": curve})
+        print(f"picture: {path.relative_to(ROOT)}")
         print(f"on disk: {disk / (1 << 20):,.0f} MiB; resident after the start: {resident_mib(node):.0f} MiB", flush=True)
 
 

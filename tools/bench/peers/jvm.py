@@ -19,9 +19,22 @@ def build(name: str) -> pathlib.Path:
     return target
 
 
+class Caller:
+    """The member that makes the load, and the processes of the others."""
+
+    def __init__(self, nodes: list[subprocess.Popen]):
+        self.node = nodes[-1]
+        self.others = nodes[:-1]
+
+    def __call__(self, in_flight: int, seconds: int) -> list[float]:
+        self.node.stdin.write(f"run {in_flight} {seconds}\n")
+        self.node.stdin.flush()
+        return [float(word) for word in self.node.stdout.readline().split()]
+
+
 @contextlib.contextmanager
 def members(name: str, folder: pathlib.Path, commands: list[list[str]]):
-    """The arguments of each member's java. Gives a function: (in flight, seconds) -> commands/s, p50, p99, longest in ms."""
+    """The arguments of each member's java. Gives a Caller: (in flight, seconds) -> commands/s, p50, p99, longest in ms."""
     target = build(name)
     with contextlib.ExitStack() as stack:
         nodes = []
@@ -36,12 +49,6 @@ def members(name: str, folder: pathlib.Path, commands: list[list[str]]):
             if node.stdout.readline() != "ready\n":
                 log.seek(0)
                 raise SystemExit(f"a member of {name} ended: {log.read()[-2000:]}")
-        caller = nodes[-1][0]
-
-        def run(in_flight, seconds):
-            caller.stdin.write(f"run {in_flight} {seconds}\n")
-            caller.stdin.flush()
-            return [float(word) for word in caller.stdout.readline().split()]
-
+        run = Caller([node for node, _ in nodes])
         run(64, 3)  # the JVM warms up
         yield run

@@ -36,11 +36,17 @@ public final class Load {
   }
 
   private void send() {
-    long begun = System.nanoTime();
-    dispatch.send("bench-" + next.getAndIncrement() % AGGREGATES, payload, (reply, failure) -> {
+    send("bench-" + next.getAndIncrement() % AGGREGATES, System.nanoTime());
+  }
+
+  /** One that fails is tried again, and is timed from its first try. */
+  private void send(String aggregate, long begun) {
+    dispatch.send(aggregate, payload, (reply, failure) -> {
       long now = System.nanoTime();
-      if (failure != null) {
+      if (failure != null && now < until) {
         System.err.println(failure);
+        send(aggregate, begun);
+        return;
       } else if (now >= counted && now < until) {
         latencies[done.getAndIncrement()] = now - begun;
       }

@@ -2,6 +2,8 @@ package bench;
 
 import static org.axonframework.modelling.command.AggregateLifecycle.apply;
 
+import com.hazelcast.cluster.MembershipAdapter;
+import com.hazelcast.cluster.MembershipEvent;
 import com.hazelcast.config.Config;
 import com.hazelcast.core.ExecutionCallback;
 import com.hazelcast.core.Hazelcast;
@@ -93,6 +95,12 @@ public final class Member {
   }
 
   private static volatile CommandGateway gateway;
+  private static volatile List<com.hazelcast.cluster.Member> owners;
+
+  private static List<com.hazelcast.cluster.Member> owners(HazelcastInstance hazelcast) {
+    return hazelcast.getCluster().getMembers().stream()
+        .sorted(Comparator.comparing(member -> member.getAddress().getPort())).toList();
+  }
 
   private static void dispatch(IExecutorService executor, List<com.hazelcast.cluster.Member> owners, Put put,
       BiConsumer<Object, Throwable> after) {
@@ -155,8 +163,13 @@ public final class Member {
     while (hazelcast.getCluster().getMembers().size() < members) {
       Thread.sleep(100);
     }
-    List<com.hazelcast.cluster.Member> owners = hazelcast.getCluster().getMembers().stream()
-        .sorted(Comparator.comparing(member -> member.getAddress().getPort())).toList();
+    owners = owners(hazelcast);
+    hazelcast.getCluster().addMembershipListener(new MembershipAdapter() {
+      @Override
+      public void memberRemoved(MembershipEvent event) {
+        owners = owners(hazelcast);
+      }
+    });
     IExecutorService executor = hazelcast.getExecutorService("commands");
     new Load((aggregate, payload, after) -> dispatch(executor, owners, new Put(aggregate, payload), after)).serve();
     System.exit(0);

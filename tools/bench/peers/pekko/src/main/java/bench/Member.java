@@ -61,7 +61,7 @@ public final class Member {
       Thread.sleep(100);
     }
     new Load((aggregate, payload, after) ->
-        sharding.entityRefFor(KEY, aggregate).<Done>ask(replyTo -> new Put(payload, replyTo), Duration.ofSeconds(60))
+        sharding.entityRefFor(KEY, aggregate).<Done>ask(replyTo -> new Put(payload, replyTo), Duration.ofSeconds(5))
             .whenComplete(after)).serve();
     system.terminate();
   }
