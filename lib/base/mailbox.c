@@ -68,7 +68,6 @@ struct mail *mailbox_receive(struct mailbox *box, int timeout_ms)
     if (atomic_load_explicit(&box->head, memory_order_seq_cst) == NULL)
         (void)poll(&poller, 1, timeout_ms);
     atomic_store_explicit(&box->sleeping, false, memory_order_seq_cst);
-    while (read(box->wake_fd, &ignored, sizeof ignored) > 0)
-        continue;
+    (void)!read(box->wake_fd, &ignored, sizeof ignored); /* all of its count at once */
     return take_all(box);
 }
