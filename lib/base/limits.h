@@ -43,7 +43,7 @@
 #define LOG_TAIL_ENTRIES 1024
 /* The log is trimmed once this much of it has been applied since the last checkpoint. */
 #define LOG_CHECKPOINT_ENTRIES 8192
-#define LOG_CHECKPOINT_BYTES (32U << 20)
+#define LOG_CHECKPOINT_BYTES (8U << 20)
 /* What a trimmed log keeps, so that a follower that was away for a moment needs no range. */
 #define LOG_TRAILING_ENTRIES 2048
 /* Unacknowledged entries per follower. */

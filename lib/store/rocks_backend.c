@@ -335,16 +335,21 @@ static rocksdb_options_t *family_options(struct rocks *rocks, enum store_family 
                                          size_t memory)
 {
     rocksdb_options_t *options = rocksdb_options_create_copy(rocks->options);
+    size_t buffer = family == STORE_EVENTS || family == STORE_LOG ? memory / 6 : memory / 16;
 
     rocksdb_options_set_block_based_table_factory(options, rocks->table_options);
-    rocksdb_options_set_write_buffer_size(
-        options, family == STORE_EVENTS || family == STORE_LOG ? memory / 6 : memory / 16);
+    rocksdb_options_set_write_buffer_size(options, buffer);
+    /* A level's first tables are merged with all of the next one: four memory tables with as much, not, as by default,
+     * with 256 MiB, when only half of a million events would reach the disk in a second. */
+    rocksdb_options_set_max_bytes_for_level_base(options, 4 * buffer);
+    rocksdb_options_set_target_file_size_base(options, buffer);
+    rocksdb_options_set_target_file_size_multiplier(options, 2);
     if (family == STORE_LOG) {
         /* Written once, deleted soon: no use in compressing, nor in compacting what will be gone. */
         rocksdb_options_set_compression(options, rocksdb_no_compression);
         rocksdb_options_set_level0_file_num_compaction_trigger(options, LOG_TABLES_MAX);
-        rocksdb_options_set_level0_slowdown_writes_trigger(options, 2 * LOG_TABLES_MAX);
-        rocksdb_options_set_level0_stop_writes_trigger(options, 3 * LOG_TABLES_MAX);
+        rocksdb_options_set_level0_slowdown_writes_trigger(options, 4 * LOG_TABLES_MAX);
+        rocksdb_options_set_level0_stop_writes_trigger(options, 8 * LOG_TABLES_MAX);
     } else {
         rocksdb_options_set_compression(options, rocksdb_lz4_compression);
         rocksdb_options_set_bottommost_compression(options, rocksdb_zstd_compression);

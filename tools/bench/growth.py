@@ -4,6 +4,7 @@
     tools/bench/growth.py [EVENTS [MEMORY]]      writes build/bench-growth.svg, throughput against events stored
 """
 
+import os
 import pathlib
 import statistics
 import sys
@@ -44,6 +45,22 @@ def fill(cluster, events):
     return curve
 
 
+def cpu_seconds(node):
+    fields = pathlib.Path(f"/proc/{node.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def settle(node):
+    """Until the store has merged what the load, much faster than commands come, has left to it."""
+    begun = time.monotonic()
+    while True:
+        before = cpu_seconds(node)
+        time.sleep(2)
+        if cpu_seconds(node) - before < 0.2 or time.monotonic() - begun > 300:
+            break
+    print(f"settled after {time.monotonic() - begun:.0f} s", flush=True)
+
+
 def resident_mib(node):
     lines = pathlib.Path(f"/proc/{node.process.pid}/status").read_text().splitlines()
     return max(int(line.split()[1]) for line in lines if line.startswith(("VmHWM", "VmRSS"))) / 1024
@@ -67,7 +84,9 @@ def main():
         node = cluster.nodes[0]
         few = rates(cluster, "few events")
         curve = fill(cluster, events)
-        many = rates(cluster, f"{events:,} events more")
+        rates(cluster, f"{events:,} events more, at once")
+        settle(node)
+        many = rates(cluster, f"{events:,} events more, settled")
         for in_flight, rate in many.items():
             print(f"  ratio at {in_flight} in flight: {rate / few[in_flight]:.2f}")
         print(f"resident at most: {resident_mib(node):.0f} MiB", flush=True)
