@@ -6,6 +6,7 @@ import contextlib
 import pathlib
 import subprocess
 
+WARM_SECONDS = 15  # compiled by then; rates grew for about as long
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -50,5 +51,6 @@ def members(name: str, folder: pathlib.Path, commands: list[list[str]]):
                 log.seek(0)
                 raise SystemExit(f"a member of {name} ended: {log.read()[-2000:]}")
         run = Caller([node for node, _ in nodes])
-        run(64, 3)  # the JVM warms up
+        for in_flight in 64, 256:
+            run(in_flight, WARM_SECONDS)
         yield run
