@@ -12,6 +12,8 @@
  */
 #include "parts.h"
 
+enum { SCRATCH_BYTES_KEPT = 16 << 10 };
+
 static void run(struct aggregates *all, struct aggregate *a, struct moment moment);
 
 /* Forget a command that has no recorded outcome; it and its repeats get the fault. */
@@ -79,6 +81,13 @@ static struct metadata merged(struct arena *arena, const struct metadata *own, c
     return all;
 }
 
+/* A big command's room isn't kept. */
+static void shrink(struct buffer *scratch)
+{
+    if (scratch->room > SCRATCH_BYTES_KEPT)
+        buffer_release(scratch);
+}
+
 /* "partition.position", in hexadecimal: nobody else's. */
 static struct bytes make_event_id(char room[40], uint16_t partition, uint64_t position)
 {
@@ -95,7 +104,7 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
     const struct command *asked = &command->waiters->command;
     size_t count = d->rejection.present ? 0 : d->count;
     struct arena arena = {0};
-    struct buffer scratch = {0};
+    struct buffer *scratch = &all->deciding;
     struct bytes *packed = arena_take(&arena, count * sizeof *packed);
     int64_t time_ms = moment.wall_ms > all->last_time_ms ? moment.wall_ms : all->last_time_ms;
     struct outcome outcome = {
@@ -139,9 +148,9 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
             status = aggregate_evolve(a, &event, fault);
         if (status == STATUS_OK)
             status = seal_event(all, a, &event, &arena, fault);
-        scratch.len = 0;
-        wire_event_pack(&scratch, &event);
-        packed[i] = arena_copy(&arena, buffer_bytes(&scratch));
+        scratch->len = 0;
+        wire_event_pack(scratch, &event);
+        packed[i] = arena_copy(&arena, buffer_bytes(scratch));
     }
     if (status == STATUS_OK)
         status = seal_reply(all, asked, &outcome.reply, &arena, fault);
@@ -173,7 +182,7 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
         aggregates_flush(all, moment);
         cache_unload(all, a);
     }
-    buffer_release(&scratch);
+    shrink(scratch);
     arena_release(&arena);
     return status;
 }
@@ -609,7 +618,6 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
                                  struct fault *fault)
 {
     struct arena arena = {0};
-    struct buffer scratch = {0};
     struct log_batch entry;
     struct sent_entry *mine =
         all->sent != NULL && all->sent->index == index ? all->sent : NULL;
@@ -631,7 +639,7 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
                                (unsigned long long)applied->next_position);
             break;
         }
-        put_record(all, &entry.commands[i], &scratch, batch);
+        put_record(all, &entry.commands[i], &all->applying, batch);
         applied->next_position += entry.commands[i].event_count;
         applied->last_time_ms = outcome->time_ms;
         if (mine != NULL)
@@ -650,7 +658,7 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
             all->sent_end = &all->sent;
         free(mine);
     }
-    buffer_release(&scratch);
+    shrink(&all->applying);
     arena_release(&arena);
     return status;
 }
@@ -766,6 +774,8 @@ void aggregates_free(struct aggregates *all)
         return;
     aggregates_disown(all);
     buffer_release(&all->open);
+    buffer_release(&all->deciding);
+    buffer_release(&all->applying);
     free(all);
 }
 

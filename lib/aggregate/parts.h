@@ -91,6 +91,7 @@ struct aggregates {
     struct sent_entry **sent_end;
 
     struct buffer open; /* the log entry under construction */
+    struct buffer deciding, applying; /* scratch, kept so that not each command makes its own */
     struct inflight *open_commands;
     struct inflight **open_end;
 

@@ -165,7 +165,9 @@ struct bytes wire_command_inside(const struct command *command)
 
 void wire_command_seal(struct command *command, struct arena *arena)
 {
-    struct buffer sealed = {0};
+    /* All that follows fits: what is there, the id, and four lengths and tags. */
+    size_t room = command->packed.len + command->id.len + 40;
+    struct buffer sealed = {arena_take(arena, room), 0, room};
 
     /* Of a scalar field that is there twice the last one counts. */
     if (command->kind != COMMAND_DISPATCH) {
@@ -179,8 +181,8 @@ void wire_command_seal(struct command *command, struct arena *arena)
         put_bytes(&sealed, 1, command->id);
         put_end(&sealed, begun);
     }
-    command->packed = arena_copy(arena, buffer_bytes(&sealed));
-    buffer_release(&sealed);
+    assert(sealed.room == room);
+    command->packed = buffer_bytes(&sealed);
 }
 
 /* Version, partition and the position behind the command, for clients an opaque text. */

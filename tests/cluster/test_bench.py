@@ -151,10 +151,11 @@ def test_the_bare_server_echoes():
 
 def test_sides_are_compared_in_turn(tmp_path):
     done = subprocess.run([ROOT / "tools" / "bench" / "compare", "--seconds", "1", "--rounds", "2", "--in-flight", "4", "--json",
-                           tmp_path / "ratios", "cairn1", "echo-stream"], capture_output=True, text=True, timeout=120 * SLOW)
+                           tmp_path / "ratios", "cairn1", "echo-stream", "cairn1-python"], capture_output=True, text=True, timeout=120 * SLOW)
     assert done.returncode == 0, done.stderr
     shown = [line.split()[0] for line in done.stdout.splitlines() if "/s, p50" in line]
-    assert shown == ["cairn1", "echo-stream"] * 2
-    row, = json.loads((tmp_path / "ratios").read_text())
+    assert shown == ["cairn1", "echo-stream", "cairn1-python"] * 2
+    row, by_worker = json.loads((tmp_path / "ratios").read_text())
     assert (row["of"], row["to"], row["in_flight"]) == ("cairn1", "echo-stream", 4)
+    assert by_worker["to"] == "cairn1-python"
     assert len(row["rate"]) == len(row["p50"]) == 2 and all(0 < ratio < 1.5 for ratio in row["rate"])

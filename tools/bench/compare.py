@@ -19,7 +19,7 @@ import axon  # noqa: E402
 import etcd  # noqa: E402
 import pekko  # noqa: E402
 import postgres  # noqa: E402
-from cluster import BIN, Cluster, free_ports  # noqa: E402
+from cluster import BIN, Cluster, free_ports, wait_until  # noqa: E402
 from loads import cairn_bench  # noqa: E402
 
 
@@ -53,11 +53,23 @@ def child(*arguments: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def cairn(nodes: int, *kind: str, worker: bool = False, settings: tuple[str, ...] = ()) -> Iterator[Run]:
+def python_worker(cluster: Cluster) -> Iterator[None]:
+    process = subprocess.Popen([ROOT / "build" / "venv" / "bin" / "python", ROOT / "tools" / "bench" / "worker.py", "by-worker",
+                                *cluster.endpoints])
+    try:
+        wait_until(lambda: all(node.metrics()["cairn_workers_connected"] == 1 for node in cluster.nodes), 30, "a worker")
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextlib.contextmanager
+def cairn(nodes: int, *kind: str, worker: str = "", settings: tuple[str, ...] = ()) -> Iterator[Run]:
     with Cluster(nodes, modules=("echo",), arguments=settings) as cluster, contextlib.ExitStack() as stack:
         cluster.wait_balanced()
         if worker:
-            stack.enter_context(child("worker", "by-worker", *cluster.endpoints))
+            stack.enter_context(python_worker(cluster) if worker == "python" else child("worker", "by-worker", *cluster.endpoints))
             kind = (*kind, "--type", "by-worker")
         yield lambda in_flight, seconds: load(*kind, "--in-flight", in_flight, "--seconds", seconds, *cluster.endpoints)
 
@@ -82,8 +94,9 @@ SIDES: dict[str, tuple[str, Callable[[], contextlib.AbstractContextManager[Run]]
     "cairn3-unary": ("three nodes, a call for each command", lambda: cairn(3, "dispatch-unary")),
     "cairn3-owner": ("three nodes, always the right one", lambda: cairn(3, "dispatch", "--to", "owner")),
     "cairn3-other": ("three nodes, always a wrong one", lambda: cairn(3, "dispatch", "--to", "other")),
-    "cairn3-worker": ("three nodes, a worker in C decides", lambda: cairn(3, "dispatch", worker=True)),
-    "cairn1-worker": ("one node, a worker in C decides", lambda: cairn(1, "dispatch", worker=True)),
+    "cairn3-worker": ("three nodes, a worker in C decides", lambda: cairn(3, "dispatch", worker="c")),
+    "cairn1-worker": ("one node, a worker in C decides", lambda: cairn(1, "dispatch", worker="c")),
+    "cairn1-python": ("one node, a worker in Python decides", lambda: cairn(1, "dispatch", worker="python")),
     "cairn3-append": ("three nodes, events appended", lambda: cairn(3, "append")),
     "cairn3-1024": ("three nodes with 1,024 partitions", lambda: cairn(3, "dispatch", settings=("--partitions", "1024"))),
     "echo-stream": ("a bare gRPC server, one stream", lambda: echo("echo-stream")),

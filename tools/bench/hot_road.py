@@ -63,7 +63,7 @@ def allocations(workload, in_flight, seconds):
             commands = looked_at(node)["commands"]
             node.stop()
             stats = json.loads(re.search(r'^\{"jemalloc".*$', node.log(), re.M).group())["jemalloc"]["stats.arenas"]["merged"]
-            counts.append((commands, stats["small"]["nmalloc"] + stats["large"]["nmalloc"]))
+            counts.append((commands, stats["small"]["nrequests"] + stats["large"]["nrequests"]))
     (few, few_made), (many, many_made) = counts
     print(f"one node, {workload}, {in_flight} in flight: {(many_made - few_made) / (many - few):.1f} allocations a command "
           f"({many - few:,.0f} commands)", flush=True)
