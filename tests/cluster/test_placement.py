@@ -178,6 +178,8 @@ def test_a_lower_replication_factor_drops_replicas_and_a_higher_one_makes_them(t
 def test_an_order_that_would_lose_something_is_refused_and_changes_nothing(shared_three, order, reason):
     for node in shared_three.nodes:
         with cairn.Client([node.endpoint], timeout=10) as client:
+            # Ready is who can serve; the first placement may come a moment later.
+            wait_until(lambda: client.topology().settings.moves_at_once > 0, 20 * SLOW, "the node knows the placement", 0.1)
             before = ordered(client.topology())
             with pytest.raises(cairn.CairnError) as refused:
                 order(client)
