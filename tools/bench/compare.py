@@ -17,6 +17,7 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench"), 
 
 import axon  # noqa: E402
 import etcd  # noqa: E402
+import go_worker  # noqa: E402
 import pekko  # noqa: E402
 import postgres  # noqa: E402
 from cluster import BIN, Cluster, free_ports, wait_until  # noqa: E402
@@ -41,11 +42,11 @@ def load(*arguments: object) -> Result:
 
 
 @contextlib.contextmanager
-def child(*arguments: object) -> Iterator[None]:
-    process = subprocess.Popen([BIN / "cairn-bench", *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+def child(program: pathlib.Path, *arguments: str) -> Iterator[None]:
+    process = subprocess.Popen([program, *arguments], stdout=subprocess.PIPE, text=True)
     try:
         if process.stdout.readline() != "ready\n":
-            raise SystemExit(f"cairn-bench {' '.join(map(str, arguments))} didn't get ready")
+            raise SystemExit(f"{program.name} {' '.join(arguments)} didn't get ready")
         yield
     finally:
         process.terminate()
@@ -64,12 +65,19 @@ def python_worker(cluster: Cluster) -> Iterator[None]:
         process.wait()
 
 
+WORKERS = {
+    "c": lambda cluster: child(BIN / "cairn-bench", "worker", "by-worker", *cluster.endpoints),
+    "go": lambda cluster: child(go_worker.build(), "by-worker", *cluster.endpoints),
+    "python": python_worker,
+}
+
+
 @contextlib.contextmanager
 def cairn(nodes: int, *kind: str, worker: str = "", settings: tuple[str, ...] = ()) -> Iterator[Run]:
     with Cluster(nodes, modules=("echo",), arguments=settings) as cluster, contextlib.ExitStack() as stack:
         cluster.wait_balanced()
         if worker:
-            stack.enter_context(python_worker(cluster) if worker == "python" else child("worker", "by-worker", *cluster.endpoints))
+            stack.enter_context(WORKERS[worker](cluster))
             kind = (*kind, "--type", "by-worker")
         yield lambda in_flight, seconds: load(*kind, "--in-flight", in_flight, "--seconds", seconds, *cluster.endpoints)
 
@@ -77,7 +85,7 @@ def cairn(nodes: int, *kind: str, worker: str = "", settings: tuple[str, ...] = 
 @contextlib.contextmanager
 def echo(kind: str) -> Iterator[Run]:
     endpoint = f"127.0.0.1:{free_ports(1)[0]}"
-    with child("echo", endpoint):
+    with child(BIN / "cairn-bench", "echo", endpoint):
         yield lambda in_flight, seconds: load(kind, "--in-flight", in_flight, "--seconds", seconds, endpoint)
 
 
@@ -96,6 +104,7 @@ SIDES: dict[str, tuple[str, Callable[[], contextlib.AbstractContextManager[Run]]
     "cairn3-other": ("three nodes, always a wrong one", lambda: cairn(3, "dispatch", "--to", "other")),
     "cairn3-worker": ("three nodes, a worker in C decides", lambda: cairn(3, "dispatch", worker="c")),
     "cairn1-worker": ("one node, a worker in C decides", lambda: cairn(1, "dispatch", worker="c")),
+    "cairn1-go": ("one node, a worker in Go decides", lambda: cairn(1, "dispatch", worker="go")),
     "cairn1-python": ("one node, a worker in Python decides", lambda: cairn(1, "dispatch", worker="python")),
     "cairn3-append": ("three nodes, events appended", lambda: cairn(3, "append")),
     "cairn3-1024": ("three nodes with 1,024 partitions", lambda: cairn(3, "dispatch", settings=("--partitions", "1024"))),
