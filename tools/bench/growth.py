@@ -27,24 +27,6 @@ def rates(cluster, what):
     return found
 
 
-STEPS = 10
-
-
-def fill(cluster, events):
-    """Into as many aggregates as before, a hundred by a call. Gives commands/s against events stored, in so many steps."""
-    appended = 0
-    curve = [(0.0, cairn_bench("dispatch", "--in-flight", 256, "--seconds", 3, *cluster.endpoints)["per_second"])]
-    while appended < events:
-        said = cairn_bench("append", "--events", 100, "--in-flight", 16, "--seconds", 10, *cluster.endpoints)
-        appended += said["done"] * 100
-        print(f"\r{appended:,} events appended, {said['per_second'] * 100:,.0f}/s   ", end="", flush=True)
-        if appended >= events * len(curve) / STEPS:
-            said = cairn_bench("dispatch", "--in-flight", 256, "--seconds", 3, *cluster.endpoints)
-            curve.append((appended / 1e6, said["per_second"]))
-    print()
-    return curve
-
-
 def cpu_seconds(node):
     fields = pathlib.Path(f"/proc/{node.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -59,6 +41,26 @@ def settle(node):
         if cpu_seconds(node) - before < 0.2 or time.monotonic() - begun > 300:
             break
     print(f"settled after {time.monotonic() - begun:.0f} s", flush=True)
+
+
+STEPS = 10
+
+
+def fill(cluster, events):
+    """Into as many aggregates as before, a hundred by a call. Gives commands/s against events stored, in so many steps."""
+    appended = 0
+    curve = [(0.0, cairn_bench("dispatch", "--in-flight", 256, "--seconds", 3, *cluster.endpoints)["per_second"])]
+    while appended < events:
+        said = cairn_bench("append", "--events", 100, "--in-flight", 16, "--seconds", 10, *cluster.endpoints)
+        appended += said["done"] * 100
+        print(f"\r{appended:,} events appended, {said['per_second'] * 100:,.0f}/s   ", end="", flush=True)
+        if appended >= events * len(curve) / STEPS:
+            print()
+            settle(cluster.nodes[0])
+            said = cairn_bench("dispatch", "--in-flight", 256, "--seconds", 3, *cluster.endpoints)
+            curve.append((appended / 1e6, said["per_second"]))
+    print()
+    return curve
 
 
 def resident_mib(node):
