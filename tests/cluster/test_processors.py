@@ -9,7 +9,7 @@ import cairn
 import grpc
 import pytest
 from cairn.v1 import event_pb2, event_pb2_grpc
-from cluster import SLOW, Cluster, wait_until
+from cluster import SLOW, Cluster, wait_placed, wait_until
 
 
 def put(client, number):
@@ -126,6 +126,7 @@ def test_where_a_group_stands_moves_with_its_home():
             wait_until(lambda: all(p.lag == 0 for p in client.group("mover").partitions), 20 * SLOW, "kept cursors")
             cluster.add("n4").start()
             cluster.nodes[3].wait_ready()
+            wait_placed(client, "n4")
             client.drain_node("n1")
             wait_until(lambda: next(m for m in client.topology().members if m.name == "n1").replicas == 0, 60 * SLOW,
                        "n1 is empty", 0.1)

@@ -6,7 +6,7 @@ import threading
 
 import cairn
 import pytest
-from cluster import BIN, SLOW, Cluster, wait_until
+from cluster import BIN, SLOW, Cluster, wait_placed, wait_until
 from load import put
 from pki import Pki
 
@@ -106,8 +106,7 @@ def test_a_node_that_comes_later_can_read_and_forgets_as_well(three, client):
     late = three.add("n4")
     late.start()
     late.wait_ready()
-    wait_until(lambda: any(m.name == "n4" and m.placement == 1 for m in client.topology().members), 20 * SLOW,
-               "n4 may hold replicas", 0.1)
+    wait_placed(client, "n4")
     client.drain_node("n1")
     wait_until(lambda: next(m for m in client.topology().members if m.name == "n1").replicas == 0, 60 * SLOW, "n1 is empty", 0.1)
     three.nodes[0].stop()

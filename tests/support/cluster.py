@@ -115,6 +115,12 @@ class Node:
         return self.log_path.read_text(errors="replace") if self.log_path.is_file() else ""
 
 
+def wait_placed(client, name: str) -> None:
+    """Until a member that was added may hold replicas: it is ready a moment before."""
+    wait_until(lambda: any(m.name == name and m.placement == 1 for m in client.topology().members), 20 * SLOW,
+               f"{name} may hold replicas", 0.1)
+
+
 class Cluster:
     """Nodes n1..nN in a folder of their own."""
 
