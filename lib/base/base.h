@@ -72,11 +72,11 @@ struct buffer {
 
 void buffer_release(struct buffer *buffer);
 void buffer_add(struct buffer *buffer, const void *data, size_t len);
-/* Lower-case hexadecimal, of so many digits at least, without a zero at its end; gives the length, 16 at most. */
-size_t put_hex(char *out, uint64_t value, size_t digits);
 void *buffer_extend(struct buffer *buffer, size_t len); /* room for len more, counted as used */
 void buffer_printf(struct buffer *buffer, const char *format, ...) PRINTF_LIKE(2, 3);
 struct bytes buffer_bytes(const struct buffer *buffer);
+/* Lower-case hexadecimal, of so many digits at least, without a zero at its end; gives the length, 16 at most. */
+size_t put_hex(char *out, uint64_t value, size_t digits);
 
 /* ---- blob: counted, immutable bytes shared between threads ---- */
 

@@ -41,8 +41,8 @@ struct rocks_cursor {
 
 enum {
     DEFAULT_MEMORY_BYTES = 48 << 20,
-    ZSTD_FAST = 1, /* a third of the default level's time, for a few per cent of room */
-    LOG_TABLES_MAX = 24, /* about what a log keeps when all partitions are busy */
+    ZSTD_FAST = 1,       /* its level: merging is much of what a command costs */
+    LOG_TABLES_MAX = 24, /* before they are merged: most of what is in them is trimmed by then */
 };
 
 static enum status world_fault(struct fault *fault, const char *doing, char *error)
@@ -339,8 +339,8 @@ static rocksdb_options_t *family_options(struct rocks *rocks, enum store_family 
 
     rocksdb_options_set_block_based_table_factory(options, rocks->table_options);
     rocksdb_options_set_write_buffer_size(options, buffer);
-    /* A level's first tables are merged with all of the next one: four memory tables with as much, not, as by default,
-     * with 256 MiB, when only half of a million events would reach the disk in a second. */
+    /* New tables are merged with all of the first level: four memory tables with as much. With the default's 256 MiB
+     * merging took a whole core, and writes waited for it. */
     rocksdb_options_set_max_bytes_for_level_base(options, 4 * buffer);
     rocksdb_options_set_target_file_size_base(options, buffer);
     rocksdb_options_set_target_file_size_multiplier(options, 2);

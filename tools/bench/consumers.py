@@ -14,21 +14,15 @@ import threading
 import time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "support"))
+sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench")]
 
 import cairn  # noqa: E402
 import grpc  # noqa: E402
 from cairn.v1 import event_pb2, event_pb2_grpc  # noqa: E402
 from cluster import BIN, Cluster, wait_until  # noqa: E402
+from processes import cpu_seconds, memory_mib  # noqa: E402
 
 LOAD = 5000  # commands each second, for the delay
-
-
-def cpu_and_memory(pid):
-    """Seconds of CPU used, MiB resident."""
-    fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(") ", 1)[1].split()
-    status = pathlib.Path(f"/proc/{pid}/status").read_text()
-    return (int(fields[11]) + int(fields[12])) / 100, int(re.search(r"VmRSS:\s+(\d+)", status).group(1)) / 1024
 
 
 def in_process(events):
@@ -68,7 +62,7 @@ def idle(count=1000, seconds=20):
             for number in range(200):
                 client.dispatch(cairn.Command("echo", f"i-{number % 50}", "Put", {}))
         time.sleep(1)
-        before = cpu_and_memory(node.process.pid)
+        before = memory_mib(node.process.pid)
         channels = [grpc.insecure_channel(node.endpoint, [("grpc.use_local_subchannel_pool", 1)]) for _ in range(10)]
         stop = threading.Event()
         calls = []
@@ -81,11 +75,10 @@ def idle(count=1000, seconds=20):
         wait_until(lambda: node.metrics()["cairn_subscriptions"] == count, 60, f"{count} subscriptions")
         time.sleep(3)
         begun = time.monotonic()
-        first = cpu_and_memory(node.process.pid)
+        first = cpu_seconds(node.process.pid)
         time.sleep(seconds)
-        last = cpu_and_memory(node.process.pid)
-        share = (last[0] - first[0]) / (time.monotonic() - begun) * 100
-        print(f"{count} idle subscriptions: {last[1] - before[1]:.0f} MiB more ({before[1]:.0f} MiB before), "
+        share = (cpu_seconds(node.process.pid) - first) / (time.monotonic() - begun) * 100
+        print(f"{count} idle subscriptions: {memory_mib(node.process.pid) - before:.0f} MiB more ({before:.0f} MiB before), "
               f"{share:.1f} % of a core", flush=True)
         stop.set()
         for call in calls:

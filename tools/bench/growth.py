@@ -4,7 +4,6 @@
     tools/bench/growth.py [EVENTS [MEMORY]]      writes build/bench-growth.svg, throughput against events stored
 """
 
-import os
 import pathlib
 import statistics
 import sys
@@ -16,6 +15,7 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench")]
 import chart  # noqa: E402
 from cluster import Cluster  # noqa: E402
 from loads import cairn_bench  # noqa: E402
+from processes import cpu_seconds, memory_mib  # noqa: E402
 
 
 def rates(cluster, what):
@@ -27,18 +27,13 @@ def rates(cluster, what):
     return found
 
 
-def cpu_seconds(node):
-    fields = pathlib.Path(f"/proc/{node.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def settle(node):
     """Until the store has merged what the load, much faster than commands come, has left to it."""
     begun = time.monotonic()
     while True:
-        before = cpu_seconds(node)
+        before = cpu_seconds(node.process.pid)
         time.sleep(2)
-        if cpu_seconds(node) - before < 0.2 or time.monotonic() - begun > 300:
+        if cpu_seconds(node.process.pid) - before < 0.2 or time.monotonic() - begun > 300:
             break
     print(f"settled after {time.monotonic() - begun:.0f} s", flush=True)
 
@@ -61,11 +56,6 @@ def fill(cluster, events):
             curve.append((appended / 1e6, said["per_second"]))
     print()
     return curve
-
-
-def resident_mib(node):
-    lines = pathlib.Path(f"/proc/{node.process.pid}/status").read_text().splitlines()
-    return max(int(line.split()[1]) for line in lines if line.startswith(("VmHWM", "VmRSS"))) / 1024
 
 
 def start(node, how):
@@ -91,14 +81,14 @@ def main():
         many = rates(cluster, f"{events:,} events more, settled")
         for in_flight, rate in many.items():
             print(f"  ratio at {in_flight} in flight: {rate / few[in_flight]:.2f}")
-        print(f"resident at most: {resident_mib(node):.0f} MiB", flush=True)
+        print(f"resident at most: {memory_mib(node.process.pid, 'VmHWM'):.0f} MiB", flush=True)
         for how in "SIGTERM", "kill -9":
             start(node, how)
         disk = sum(path.stat().st_size for path in pathlib.Path(node.folder).rglob("*") if path.is_file())
         path = ROOT / "build" / "bench-growth.svg"
         chart.draw(path, "Commands against events stored (256 in flight)", "million events", "commands/s", {"one node": curve})
         print(f"picture: {path.relative_to(ROOT)}")
-        print(f"on disk: {disk / (1 << 20):,.0f} MiB; resident after the start: {resident_mib(node):.0f} MiB", flush=True)
+        print(f"on disk: {disk / (1 << 20):,.0f} MiB; resident after the start: {memory_mib(node.process.pid, 'VmHWM'):.0f} MiB", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@
 """
 
 import json
-import os
 import pathlib
 import re
 import sys
@@ -15,6 +14,7 @@ sys.path[:0] = [str(ROOT / "tests" / "support"), str(ROOT / "tools" / "bench")]
 
 from cluster import Cluster  # noqa: E402
 from loads import cairn_bench  # noqa: E402
+from processes import cpu_seconds  # noqa: E402
 
 COUNTED = ("cairn_store_syncs_total", "cairn_store_batches_total", "cairn_link_frames_sent_total")
 
@@ -25,11 +25,10 @@ def bench(cluster, workload, in_flight, seconds):
 
 def looked_at(node):
     task = pathlib.Path(f"/proc/{node.process.pid}")
-    fields = (task / "stat").read_text().rsplit(") ", 1)[1].split()
     switches = sum(int(n) for thread in (task / "task").iterdir()
                    for n in re.findall(r"ctxt_switches:\s+(\d+)", (thread / "status").read_text()))
     metrics = node.metrics()
-    return {"cpu_us": (int(fields[11]) + int(fields[12])) * 1e6 / os.sysconf("SC_CLK_TCK"), "switches": switches,
+    return {"cpu_us": cpu_seconds(node.process.pid) * 1e6, "switches": switches,
             "commands": sum(v for k, v in metrics.items() if k.startswith("cairn_commands_total")),
             **{name: metrics[name] for name in COUNTED}}
 
