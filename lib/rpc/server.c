@@ -99,9 +99,10 @@ static void post(struct rpc_server *server, struct method *method)
     call->tag.done = accepted;
     call->method = method;
     grpc_metadata_array_init(&call->metadata);
+    if (method == NULL)
+        grpc_call_details_init(&call->details);
     TAG_GIVEN(&call->tag);
     if (method == NULL) {
-        grpc_call_details_init(&call->details);
         (void)grpc_server_request_call(server->server, &call->call, &call->details,
                                        &call->metadata, queue, queue, &call->tag);
     } else {
@@ -207,6 +208,7 @@ static void send_answer(struct rpc_call *call, grpc_op *ops, size_t n, int code)
 {
     grpc_op *status = &ops[n++];
     grpc_op *close = &ops[n++];
+    grpc_call *inner = call->call;
 
     status->op = GRPC_OP_SEND_STATUS_FROM_SERVER;
     status->data.send_status_from_server.status = (grpc_status_code)code;
@@ -221,7 +223,7 @@ static void send_answer(struct rpc_call *call, grpc_op *ops, size_t n, int code)
     close->data.recv_close_on_server.cancelled = &call->cancelled;
     call->tag.done = answered;
     TAG_GIVEN(&call->tag);
-    if (grpc_call_start_batch(call->call, ops, n, &call->tag, NULL) != GRPC_CALL_OK)
+    if (grpc_call_start_batch(inner, ops, n, &call->tag, NULL) != GRPC_CALL_OK)
         call_give_back(call);
 }
 

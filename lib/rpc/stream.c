@@ -93,11 +93,12 @@ void rpc_stream_drop(struct rpc_stream *s)
 
 static void start(struct rpc_stream *s, struct operation *operation, const grpc_op *ops, size_t n)
 {
+    grpc_call *inner = s->call;
     grpc_call_error code;
 
     rpc_stream_hold(s);
     TAG_GIVEN(&operation->tag);
-    code = grpc_call_start_batch(s->call, ops, n, &operation->tag, NULL);
+    code = grpc_call_start_batch(inner, ops, n, &operation->tag, NULL);
     assert(code == GRPC_CALL_OK); /* anything else is wrong use of the API */
     (void)code;
 }

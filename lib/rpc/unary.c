@@ -51,6 +51,7 @@ void rpc_unary_call(struct rpc_channel *channel, const char *path, struct bytes 
     struct rpc_unary *u = memory_zero(1, sizeof *u);
     grpc_op ops[6];
     size_t count = 0;
+    grpc_call *inner;
 
     u->tag.done = over;
     u->done = done;
@@ -74,7 +75,8 @@ void rpc_unary_call(struct rpc_channel *channel, const char *path, struct bytes 
     ops[5].data.recv_status_on_client.trailing_metadata = &u->trailing;
     ops[5].data.recv_status_on_client.status = &u->code;
     ops[5].data.recv_status_on_client.status_details = &u->text;
+    inner = u->call;
     TAG_GIVEN(&u->tag);
-    if (grpc_call_start_batch(u->call, ops, count, &u->tag, NULL) != GRPC_CALL_OK)
+    if (grpc_call_start_batch(inner, ops, count, &u->tag, NULL) != GRPC_CALL_OK)
         abort(); /* a batch that gRPC doesn't know */
 }
