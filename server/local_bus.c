@@ -135,7 +135,7 @@ static void deliver_to_stream(struct process_stream *stream, uint32_t partition,
                               size_t count)
 {
     struct buffer message = {0};
-    size_t begun = wire_delivery_begin(&message, partition, 0, 0);
+    size_t begun = wire_delivery_begin(&message, partition, 0, 0, false);
 
     for (size_t i = 0; i < count; i++)
         wire_delivery_add(&message, events[i]);

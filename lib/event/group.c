@@ -43,6 +43,7 @@ struct share {
     struct member *member;  /* who has it */
     struct member *heir;    /* who gets it once nothing is held */
     bool reading;
+    bool begins; /* nothing was delivered of this reading yet */
     uint64_t read_again_ms; /* when it is to be read again; 0 for not */
     struct held *held;      /* oldest first */
     size_t held_count;
@@ -212,6 +213,7 @@ static void read_share(struct group *g, uint32_t partition)
     forget_held(share);
     share->read_again_ms = 0;
     share->reading = true;
+    share->begins = true;
     if (share->position != POSITION_UNKNOWN) {
         int len = snprintf(token, sizeof token, "1.%x.%llx", partition, (unsigned long long)share->position);
 
@@ -521,9 +523,11 @@ enum status group_events(struct group *g, uint32_t partition, struct bytes messa
             share->held[share->held_count - 1].done = true;
             continue;
         }
-        if (given++ == 0)
+        if (given++ == 0) {
             begun = wire_delivery_begin(&out, partition, share->replay_until,
-                                        head.position == share->failing ? share->attempts : 0);
+                                        head.position == share->failing ? share->attempts : 0, share->begins);
+            share->begins = false;
+        }
         wire_delivery_add(&out, response.packed_events[i]);
         if (share->position == POSITION_UNKNOWN) {
             share->position = head.position;
@@ -648,7 +652,7 @@ enum status group_retry(struct group *g, uint32_t partition, struct bytes packed
             return STATUS_OK; /* it is there already */
     share->retried = memory_grow(share->retried, (share->retried_count + 1) * sizeof *share->retried);
     share->retried[share->retried_count++] = (struct held){head.position, now_ms, false};
-    begun = wire_delivery_begin(&out, partition, share->replay_until, parked->attempts);
+    begun = wire_delivery_begin(&out, partition, share->replay_until, parked->attempts, false);
     wire_delivery_add(&out, packed);
     wire_delivery_parked(&out);
     wire_delivery_end(&out, begun);

@@ -126,13 +126,14 @@ void wire_assignment_pack(struct buffer *out, const uint32_t *partitions, size_t
     put_end(out, assignment);
 }
 
-size_t wire_delivery_begin(struct buffer *out, uint32_t partition, uint64_t replay_until, uint32_t attempt)
+size_t wire_delivery_begin(struct buffer *out, uint32_t partition, uint64_t replay_until, uint32_t attempt, bool begins)
 {
     size_t begun = put_begin(out, 2);
 
     put_u64(out, 1, partition);
     put_u64(out, 3, replay_until);
     put_u64(out, 4, attempt);
+    put_u64(out, 6, begins);
     return begun;
 }
 

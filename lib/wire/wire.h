@@ -301,7 +301,7 @@ void wire_join_pack(struct buffer *out, const struct process_request *request);
 void wire_join_filter(struct buffer *out, const struct process_request *join);
 void wire_assignment_pack(struct buffer *out, const uint32_t *partitions, size_t count);
 /* Begin, add events as of a SubscribeResponse, end with what begin gave. */
-size_t wire_delivery_begin(struct buffer *out, uint32_t partition, uint64_t replay_until, uint32_t attempt);
+size_t wire_delivery_begin(struct buffer *out, uint32_t partition, uint64_t replay_until, uint32_t attempt, bool begins);
 void wire_delivery_add(struct buffer *out, struct bytes packed_event);
 void wire_delivery_end(struct buffer *out, size_t begun);
 

@@ -141,6 +141,7 @@ def test_where_a_group_stands_moves_with_its_home():
 
 
 def test_a_failing_event_comes_again_and_is_parked_at_last(three, client):
+    """And what lies behind it waits for that only, not until the member is taken for stuck."""
     journal, attempts = Journal(), []
 
     def handler(event):
@@ -149,7 +150,7 @@ def test_a_failing_event_comes_again_and_is_parked_at_last(three, client):
             raise ValueError("seven hurts")
         journal.add(None, event)
 
-    with Member(three, "poison", journal, handler=handler):
+    with Member(three, "poison", journal, handler=handler, ack_timeout=1000):
         wait_for(journal, total(client) - 1)
         wait_until(lambda: client.group("poison").parked, 30 * SLOW, "a parked event")
     parked = client.group("poison").parked
@@ -168,7 +169,7 @@ def test_parked_events_are_tried_once_more(three, client):
             raise ValueError("not yet")
         journal.add(None, event)
 
-    with Member(three, "cured", journal, handler=handler):
+    with Member(three, "cured", journal, handler=handler, ack_timeout=1000):
         wait_until(lambda: len(client.group("cured").parked) == 2, 30 * SLOW, "two parked events")
         wait_for(journal, total(client) - 2)
         before = client.group("cured").parked

@@ -17,6 +17,7 @@ struct sim_member {
     uint64_t silent_until_us;
     uint64_t expected[PARTITIONS]; /* within this stream; UINT64_MAX: nothing came yet */
     uint64_t had[PARTITIONS];      /* one behind the last that came */
+    bool goes_on[PARTITIONS];      /* else what comes has to say that it begins */
     struct {
         uint32_t partition;
         uint64_t position;
@@ -105,13 +106,30 @@ static uint64_t varint(const uint8_t **at)
     }
 }
 
+/* A member on a network drops what comes behind a failure until it is told that the partition begins anew. */
+static void check_begin(struct world *w, struct sim_member *m, uint32_t partition, bool begins)
+{
+    if (!begins && !m->goes_on[partition])
+        broken(w, 7, "a member of a group gets events of partition %u behind a failure, and can't know that they are "
+                     "given anew", partition);
+    m->goes_on[partition] = true;
+}
+
 static void take_delivery(struct world *w, struct sim_member *m, const uint8_t *at, const uint8_t *end)
 {
+    uint32_t partition = 0;
+    bool begins = false;
+
     while (at < end && w->broken_promise == 0) {
         uint64_t tag = varint(&at);
         uint64_t value = varint(&at);
 
+        if (tag >> 3 == 1)
+            partition = (uint32_t)value;
+        if (tag >> 3 == 6)
+            begins = value != 0;
         if (tag >> 3 == 2) {
+            check_begin(w, m, partition, begins);
             take_event(w, m, (struct bytes){at, (size_t)value});
             at += value;
         }
@@ -138,6 +156,7 @@ static void forget(struct sim_member *m)
     for (uint32_t p = 0; p < PARTITIONS; p++) {
         m->expected[p] = UINT64_MAX;
         m->had[p] = 0;
+        m->goes_on[p] = false;
     }
 }
 
@@ -344,6 +363,7 @@ static void say_one(struct world *w, struct sim_member *m)
                 m->todo[i] = m->todo[--m->todo_count];
             else
                 i++;
+        m->goes_on[request.partition] = false;
         status = group_fail(c->group, m, &request, now, &fault);
     } else {
         memmove(&m->todo[at], &m->todo[at + 1], (--m->todo_count - at) * sizeof m->todo[0]);

@@ -15,6 +15,7 @@ struct player {
     size_t got_count[PARTITIONS];
     uint32_t attempt;
     bool parked;
+    bool goes_on[PARTITIONS]; /* else what comes has to say that it begins */
     uint64_t replay_until;
     char dismissed[64];
 };
@@ -26,6 +27,7 @@ struct fixture {
     struct player players[MEMBERS];
     uint64_t log_end[PARTITIONS]; /* events there are */
     bool reading[PARTITIONS];
+    bool anew[PARTITIONS]; /* nothing came of this reading yet */
     uint64_t next[PARTITIONS];
     uint64_t credits[PARTITIONS];
     unsigned kept;
@@ -46,9 +48,10 @@ static uint64_t varint(const uint8_t **at)
     }
 }
 
-static void take_delivery(struct player *m, const uint8_t *at, const uint8_t *end)
+static void take_delivery(struct fixture *f, struct player *m, const uint8_t *at, const uint8_t *end)
 {
     uint64_t partition = 0;
+    bool begins = false;
 
     m->attempt = 0;
     m->parked = false;
@@ -70,10 +73,17 @@ static void take_delivery(struct player *m, const uint8_t *at, const uint8_t *en
             m->replay_until = varint(&at);
         } else if (tag >> 3 == 4) {
             m->attempt = (uint32_t)varint(&at);
-        } else {
+        } else if (tag >> 3 == 5) {
             m->parked = varint(&at) != 0;
+        } else {
+            assert_int_equal(tag >> 3, 6);
+            begins = varint(&at) != 0;
         }
     }
+    assert_true(begins || m->parked || m->goes_on[partition]);
+    assert_true(!begins || f->anew[partition]);
+    m->goes_on[partition] = m->goes_on[partition] || begins;
+    f->anew[partition] = f->anew[partition] && !begins;
 }
 
 static void on_send(void *context, void *member, struct bytes message)
@@ -83,10 +93,9 @@ static void on_send(void *context, void *member, struct bytes message)
     const uint8_t *end = message.data + message.len;
     uint64_t tag = varint(&at);
 
-    (void)context;
     (void)varint(&at); /* the length */
     if (tag >> 3 == 2) {
-        take_delivery(m, at, end);
+        take_delivery(context, m, at, end);
         return;
     }
     memset(m->has, 0, sizeof m->has);
@@ -94,6 +103,8 @@ static void on_send(void *context, void *member, struct bytes message)
         (void)varint(&at);
         m->has[varint(&at)] = true;
     }
+    for (uint32_t p = 0; p < PARTITIONS; p++)
+        m->goes_on[p] = m->goes_on[p] && m->has[p];
 }
 
 static void on_dismiss(void *context, void *member, const struct fault *fault)
@@ -114,6 +125,7 @@ static void on_read(void *context, uint32_t partition, const struct log_start *f
     struct fault fault;
 
     f->reading[partition] = true;
+    f->anew[partition] = true;
     f->credits[partition] = credits;
     if (from->kind == START_TOKEN) {
         assert_ok(token_read(from->token, &cluster, positions, &only, &fault));
@@ -185,6 +197,7 @@ static struct player *join(struct fixture *f, int which)
         make_group(f, &request);
     m->here = true;
     m->dismissed[0] = '\0';
+    memset(m->goes_on, 0, sizeof m->goes_on);
     assert_ok(group_join(f->group, m, &request, f->now, &fault));
     return m;
 }
@@ -250,6 +263,7 @@ static void fail_event(struct fixture *f, struct player *m, uint32_t partition, 
                                       .reason = BYTES_LITERAL("it hurts")};
     struct fault fault;
 
+    m->goes_on[partition] = m->parked && m->goes_on[partition]; /* before the next delivery, which may come at once */
     assert_ok(group_fail(f->group, m, &request, f->now, &fault));
 }
 

@@ -123,7 +123,7 @@ class Processor:
         call = event_pb2_grpc.EventServiceStub(channel).Process(iter(says.get, None))
         with self._lock:
             self._says = says
-        failing: dict[int, int] = {}
+        failing: set[int] = set()  # partitions of which nothing is processed before they begin anew
         watchdog = Watchdog(call, 10.0)
         any_delivery = False
         try:
@@ -168,13 +168,13 @@ class Processor:
 
     def _deliver(self, delivery, says, failing) -> None:
         attempt = delivery.attempt
+        if delivery.begins:
+            failing.discard(delivery.partition)
         for message in delivery.events:
             if self._stop.is_set():
                 return
             if message.partition in failing and not delivery.parked:
-                if message.position > failing[message.partition]:
-                    continue  # it comes again behind the one that failed
-                del failing[message.partition]
+                continue  # it comes again
             try:
                 event = upcast(Event.from_message(message), self._upcasters)
                 self._handler(Delivered(**{f.name: getattr(event, f.name) for f in dataclasses.fields(event)},
@@ -183,7 +183,7 @@ class Processor:
             except Exception as error:
                 again = self._subscribing is None and not delivery.parked
                 if again:  # it comes again, and what is behind it
-                    failing[message.partition] = message.position
+                    failing.add(message.partition)
                 says.put(event_pb2.ProcessRequest(fail=event_pb2.Failure(
                     partition=message.partition, position=message.position,
                     reason=f"{type(error).__name__}: {error}")))
