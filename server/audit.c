@@ -40,16 +40,7 @@ static void add_text(struct buffer *out, const char *name, struct bytes value)
     if (value.len == 0)
         return;
     buffer_printf(out, ",\"%s\":\"", name);
-    for (size_t i = 0; i < value.len; i++) {
-        uint8_t c = value.data[i];
-
-        if (c == '"' || c == '\\')
-            buffer_printf(out, "\\%c", c);
-        else if (c < 0x20 || c == 0x7F)
-            buffer_printf(out, "\\u%04x", c);
-        else
-            buffer_add(out, &value.data[i], 1);
-    }
+    buffer_add_json(out, value);
     buffer_add(out, "\"", 1);
 }
 

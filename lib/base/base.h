@@ -74,6 +74,9 @@ void buffer_release(struct buffer *buffer);
 void buffer_add(struct buffer *buffer, const void *data, size_t len);
 void *buffer_extend(struct buffer *buffer, size_t len); /* room for len more, counted as used */
 void buffer_printf(struct buffer *buffer, const char *format, ...) PRINTF_LIKE(2, 3);
+void buffer_vprintf(struct buffer *buffer, const char *format, va_list args) PRINTF_LIKE(2, 0);
+/* Text as it stands between the quotation marks of a JSON string (RFC 8259 §7). */
+void buffer_add_json(struct buffer *buffer, struct bytes text);
 struct bytes buffer_bytes(const struct buffer *buffer);
 /* Lower-case hexadecimal, of so many digits at least, without a zero at its end; gives the length, 16 at most. */
 size_t put_hex(char *out, uint64_t value, size_t digits);

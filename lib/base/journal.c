@@ -26,45 +26,37 @@ bool journal_wants(enum journal_level level)
     return (int)level >= atomic_load_explicit(&settings.level, memory_order_relaxed);
 }
 
-static void json_escape(char *out, size_t room, const char *text)
+/* Whoever brings a line feed into a name begins no line of the log by it. */
+static void add_plain(struct buffer *line, struct bytes text)
 {
-    size_t n = 0;
-
-    for (; *text != '\0' && n + 7 < room; text++) {
-        unsigned char c = (unsigned char)*text;
-
-        if (c == '"' || c == '\\')
-            n += (size_t)snprintf(out + n, room - n, "\\%c", c);
-        else if (c < 0x20)
-            n += (size_t)snprintf(out + n, room - n, "\\u%04x", c);
-        else
-            out[n++] = (char)c;
-    }
-    out[n] = '\0';
+    for (size_t i = 0; i < text.len; i++)
+        buffer_add(line, text.data[i] < 0x20 || text.data[i] == 0x7F ? (const uint8_t *)" " : &text.data[i], 1);
 }
 
 void journal(enum journal_level level, const char *event, const char *format, ...)
 {
-    char text[1024];
-    char line[3072];
+    struct buffer text = {0};
+    struct buffer line = {0};
     char stamp[CLOCK_STAMP_ROOM];
     va_list args;
 
     if (!journal_wants(level))
         return;
     va_start(args, format);
-    vsnprintf(text, sizeof text, format, args);
+    buffer_vprintf(&text, format, args);
     va_end(args);
     clock_stamp(clock_wall_ms(), stamp);
     if (settings.json) {
-        char escaped[2200];
-
-        json_escape(escaped, sizeof escaped, text);
-        snprintf(line, sizeof line,
-                 "{\"time\":\"%s\",\"level\":\"%s\",\"node\":\"%s\",\"event\":\"%s\",\"text\":\"%s\"}\n",
-                 stamp, level_names[level], settings.node, event, escaped);
+        buffer_printf(&line, "{\"time\":\"%s\",\"level\":\"%s\",\"node\":\"%s\",\"event\":\"%s\",\"text\":\"", stamp,
+                      level_names[level], settings.node, event);
+        buffer_add_json(&line, buffer_bytes(&text));
+        buffer_printf(&line, "\"}\n");
     } else {
-        snprintf(line, sizeof line, "%s %-5s %s: %s: %s\n", stamp, level_names[level], settings.node, event, text);
+        buffer_printf(&line, "%s %-5s %s: %s: ", stamp, level_names[level], settings.node, event);
+        add_plain(&line, buffer_bytes(&text));
+        buffer_printf(&line, "\n");
     }
-    fputs(line, stderr); /* one call, so that lines of threads don't mix */
+    fwrite(line.data, 1, line.len, stderr); /* one call, so that lines of threads don't mix */
+    buffer_release(&line);
+    buffer_release(&text);
 }

@@ -201,18 +201,39 @@ void buffer_add(struct buffer *buffer, const void *data, size_t len)
         memcpy(buffer_extend(buffer, len), data, len);
 }
 
+void buffer_vprintf(struct buffer *buffer, const char *format, va_list args)
+{
+    va_list again;
+    int len;
+
+    va_copy(again, args);
+    len = vsnprintf(NULL, 0, format, again);
+    va_end(again);
+    vsnprintf(buffer_extend(buffer, (size_t)len + 1), (size_t)len + 1, format, args);
+    buffer->len--; /* the NUL is not part of it */
+}
+
 void buffer_printf(struct buffer *buffer, const char *format, ...)
 {
     va_list args;
-    int len;
 
     va_start(args, format);
-    len = vsnprintf(NULL, 0, format, args);
+    buffer_vprintf(buffer, format, args);
     va_end(args);
-    va_start(args, format);
-    vsnprintf(buffer_extend(buffer, (size_t)len + 1), (size_t)len + 1, format, args);
-    va_end(args);
-    buffer->len--; /* the NUL is not part of it */
+}
+
+void buffer_add_json(struct buffer *buffer, struct bytes text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        uint8_t c = text.data[i];
+
+        if (c == '"' || c == '\\')
+            buffer_printf(buffer, "\\%c", c);
+        else if (c < 0x20 || c == 0x7F)
+            buffer_printf(buffer, "\\u%04x", c);
+        else
+            buffer_add(buffer, &c, 1);
+    }
 }
 
 struct bytes buffer_bytes(const struct buffer *buffer)

@@ -1,5 +1,6 @@
 """Payloads about a subject: sealed at rest, gone once the subject is forgotten; master keys that change."""
 
+import json
 import pathlib
 import subprocess
 import threading
@@ -256,3 +257,23 @@ def test_only_operators_forget_and_cairnctl_wants_to_be_sure(key, tmp_path):
             done = subprocess.run([*ctl, "--force"], capture_output=True, text=True)
             assert done.returncode == 0 and "anna is forgotten in 64 partitions" in done.stdout, done.stderr
             assert payloads(client, "a") == [(None, "anna", True)]
+
+
+def test_cairnctl_names_a_subject_and_shows_what_is_forgotten(key):
+    with Cluster(1, modules=("echo",), arguments=("--master-key", str(key))) as cluster:
+        def ctl(*arguments):
+            done = subprocess.run([BIN / "cairnctl", "-e", cluster.endpoints[0], *arguments], capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        send = ("command", "send", "echo", "a", "Put", '{"n": 1}', "--subject", "anna", "--id", "once")
+        before = json.loads(ctl(*send, "-o", "json"))
+        assert not before["reply_forgotten"]
+        event = json.loads(ctl("aggregate", "history", "a", "-o", "json"))
+        assert (event["payload"], event["subject"], event["forgotten"]) == ({"n": 1}, "anna", False)
+        ctl("subject", "forget", "anna", "--force")
+        event = json.loads(ctl("event", "read", "-o", "json"))
+        assert (event["payload"], event["subject"], event["forgotten"]) == (None, "anna", True)
+        assert "(forgotten)" in ctl("aggregate", "history", "a")
+        again = json.loads(ctl(*send, "-o", "json"))
+        assert again == {**before, "reply": None, "reply_forgotten": before["reply"] is not None}

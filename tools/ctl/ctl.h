@@ -32,6 +32,7 @@ enum {
     FLAG_DAYS = 1 << 12,
     FLAG_HOST = 1 << 13,
     FLAG_FOLDER = 1 << 14,
+    FLAG_SUBJECT = 1 << 15,
 };
 
 enum { METADATA_MAX = 32, HOSTS_MAX = 32 };
@@ -43,6 +44,7 @@ struct ctl {
     bool watch, force, cancel, no_wait, backwards, stale;
     uint32_t timeout_ms;
     const char *id;
+    const char *subject;
     const char *metadata[METADATA_MAX];
     size_t metadata_count;
     bool has_expect;

@@ -60,12 +60,12 @@ static json_t *event_json(const Cairn__V1__Event *event)
     time_text(event->time, time, sizeof time);
     for (size_t i = 0; i < event->n_metadata; i++)
         json_object_set_new(metadata, event->metadata[i]->key, json_string(event->metadata[i]->value));
-    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:i, s:I, s:s, s:s, s:i, s:s, s:o}", "aggregate_type",
+    return json_pack("{s:s, s:s, s:I, s:s, s:o, s:s, s:i, s:I, s:s, s:s, s:i, s:s, s:s, s:b, s:o}", "aggregate_type",
                      event->aggregate_type, "aggregate_id", event->aggregate_id, "sequence",
                      (json_int_t)event->sequence, "type", event->type, "payload", payload_json(event), "time", time,
                      "partition", (int)event->partition, "position", (json_int_t)event->position, "id", event->id,
                      "command_id", event->command_id, "revision", (int)event->revision, "principal", event->principal,
-                     "metadata", metadata);
+                     "subject", event->subject, "forgotten", (int)event->forgotten, "metadata", metadata);
 }
 
 /* One line for each event: JSON for scripts as it comes, a table at the end for people. */
@@ -105,7 +105,7 @@ static void list_event(struct listing *listing, const Cairn__V1__Event *event)
     table_cell(listing->table, "%llu", (unsigned long long)event->sequence);
     table_cell(listing->table, "%s", time);
     table_cell(listing->table, "%s", event->type);
-    table_cell(listing->table, "%s", payload == NULL ? "" : payload);
+    table_cell(listing->table, "%s", event->forgotten ? "(forgotten)" : payload == NULL ? "" : payload);
     free(payload);
     json_decref(body);
 }
@@ -251,22 +251,25 @@ static bool on_outcome(void *user, const uint8_t *packed, size_t len)
     Cairn__V1__DispatchResponse *r = cairn__v1__dispatch_response__unpack(NULL, len, packed);
     struct ctl *ctl = user;
     json_t *reply = json_null();
+    bool forgotten;
 
     if (r == NULL)
         return false;
+    forgotten = r->reply != NULL && r->reply->forgotten;
     if (r->reply != NULL && r->reply->payload_case == CAIRN__V1__REPLY__PAYLOAD_JSON)
         reply = text_json(r->reply->json);
     else if (r->reply != NULL && r->reply->payload_case == CAIRN__V1__REPLY__PAYLOAD_DATA)
         reply = data_json(&r->reply->data);
     if (ctl->json) {
-        print_json(json_pack("{s:s, s:I, s:i, s:i, s:o}", "command_id", r->command_id, "first_sequence",
+        print_json(json_pack("{s:s, s:I, s:i, s:i, s:o, s:b}", "command_id", r->command_id, "first_sequence",
                              (json_int_t)r->first_sequence, "event_count", (int)r->event_count, "partition",
-                             (int)r->partition, "reply", reply));
+                             (int)r->partition, "reply", reply, "reply_forgotten", (int)forgotten));
     } else {
         char *text = json_is_null(reply) ? NULL : json_dumps(reply, JSON_COMPACT | JSON_ENCODE_ANY);
+        const char *said = forgotten ? "(forgotten)" : text;
 
         printf("%u event%s from sequence %llu, command id %s%s%s\n", r->event_count, r->event_count == 1 ? "" : "s",
-               (unsigned long long)r->first_sequence, r->command_id, text == NULL ? "" : "\n", text == NULL ? "" : text);
+               (unsigned long long)r->first_sequence, r->command_id, said == NULL ? "" : "\n", said == NULL ? "" : said);
         free(text);
         json_decref(reply);
     }
@@ -298,6 +301,8 @@ int command_send(struct ctl *ctl)
         command.payload_case = CAIRN__V1__COMMAND__PAYLOAD_JSON;
         command.json = ctl->arguments[3];
     }
+    if (ctl->subject != NULL)
+        command.subject = (char *)ctl->subject;
     for (size_t i = 0; i < ctl->metadata_count; i++) {
         char *equals = strchr(ctl->metadata[i], '=');
 

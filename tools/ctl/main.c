@@ -27,7 +27,7 @@ const struct ctl_command ctl_commands[] = {
     {"aggregate", "show", "ID", 1, 1, "how many events, and the last one", FLAG_STALE, aggregate_show},
     {"aggregate", "history", "ID", 1, 1, "its events", READ_FLAGS, aggregate_history},
     {"command", "send", "AGGREGATE_TYPE AGGREGATE_ID TYPE [JSON]", 3, 4, "send a command and print its outcome",
-     FLAG_ID | FLAG_METADATA | FLAG_EXPECT, command_send},
+     FLAG_ID | FLAG_METADATA | FLAG_EXPECT | FLAG_SUBJECT, command_send},
     {"event", "read", "[ID_PREFIX]", 0, 1, "the log of all aggregates, or of those whose id begins so",
      READ_FLAGS | FLAG_TYPE, event_read},
     {"subject", "forget", "SUBJECT", 1, 1, "destroy the subject's keys on all nodes: payloads about it are gone for good",
@@ -75,6 +75,7 @@ static const struct flag {
     {"id", 'i', "ID", FLAG_ID, "the command's id: a repeat gets the recorded outcome (made when absent)"},
     {"metadata", 'm', "KEY=VALUE", FLAG_METADATA, "repeatable"},
     {"expect", 'x', "SEQUENCE", FLAG_EXPECT, "only while the aggregate has exactly so many events"},
+    {"subject", 'S', "SUBJECT", FLAG_SUBJECT, "whom the payload is about: sealed by a key that can be destroyed"},
     {"limit", 'l', "N", FLAG_LIMIT, "at most so many events"},
     {"backwards", 'b', NULL, FLAG_BACKWARDS, "the newest first"},
     {"stale", 's', NULL, FLAG_STALE, "what the node that is asked has, without asking the owner"},
@@ -150,8 +151,11 @@ static void print_completion(void)
                 printf("%s ", ctl_commands[k].verb);
         puts("\" -- \"$cur\")) ;;");
     }
-    puts("    \"\") COMPREPLY=($(compgen -W \"cluster aggregate command event completion --help --endpoint --output\" "
-         "-- \"$cur\")) ;;\n  esac\n}\ncomplete -F _cairnctl cairnctl");
+    printf("    \"\") COMPREPLY=($(compgen -W \"");
+    for (size_t i = 0; i < ctl_command_count; i++)
+        if (i == 0 || strcmp(ctl_commands[i].noun, ctl_commands[i - 1].noun) != 0)
+            printf("%s ", ctl_commands[i].noun);
+    puts("completion --help --endpoint --output\" -- \"$cur\")) ;;\n  esac\n}\ncomplete -F _cairnctl cairnctl");
 }
 
 static void print_man(void)
@@ -166,7 +170,8 @@ static void print_man(void)
         printf(".TP\n.B \\-%c, \\-\\-%s %s\n%s\n", flags[i].letter, flags[i].name,
                flags[i].value == NULL ? "" : flags[i].value, flags[i].help);
     puts(".SH EXIT STATUS\n0 fine, 1 refused or not as it should be, 2 wrong usage, 3 nobody answers.\n"
-         ".SH ENVIRONMENT\n.TP\n.B CAIRN_ENDPOINT\nnodes to ask when there is no \\-\\-endpoint\n.SH SEE ALSO\n.BR cairnd (8)");
+         ".SH ENVIRONMENT\nCAIRN_ENDPOINT, CAIRN_CA, CAIRN_CERT, CAIRN_KEY and CAIRN_TOKEN stand for the flags of these "
+         "names.\n.SH SEE ALSO\n.BR cairnd (8)");
 }
 
 /* ---- parsing ---- */
@@ -221,6 +226,9 @@ static int take_flag(struct ctl *ctl, char letter, const char *value, const char
         if (!number(value, &ctl->expect))
             return usage_error("expect is `%s`; it must be a whole number", value);
         ctl->has_expect = true;
+        break;
+    case 'S':
+        ctl->subject = value;
         break;
     case 'l':
         if (!number(value, &ctl->limit))

@@ -1,5 +1,6 @@
 /* Bytes, arenas, blobs and the mailbox. */
 #include <pthread.h>
+#include <unistd.h>
 
 #include "check.h"
 
@@ -116,6 +117,36 @@ static void a_number_is_put_in_hexadecimal(void **state)
         }
 }
 
+static void text_in_json_stays_in_its_string(void **state)
+{
+    struct buffer out = {0};
+
+    (void)state;
+    buffer_add_json(&out, BYTES_LITERAL("a \"quoted\" \\ \n\x01\x7F\xC3\xA4"));
+    assert_true(bytes_equal(buffer_bytes(&out),
+                            BYTES_LITERAL("a \\\"quoted\\\" \\\\ \\u000a\\u0001\\u007f\xC3\xA4")));
+    buffer_release(&out);
+}
+
+/* The log is read by machines, line by line: nobody's name begins one. */
+static void a_line_feed_in_a_name_begins_no_line_of_the_log(void **state)
+{
+    char line[200];
+    FILE *log = tmpfile();
+    int before = dup(STDERR_FILENO);
+
+    (void)state;
+    assert_int_equal(dup2(fileno(log), STDERR_FILENO), STDERR_FILENO);
+    journal(JOURNAL_ERROR, "tried", "by %s", "x\n2026 error n1: forged: all is lost");
+    assert_int_equal(dup2(before, STDERR_FILENO), STDERR_FILENO);
+    rewind(log);
+    assert_non_null(fgets(line, sizeof line, log));
+    assert_non_null(strstr(line, " error : tried: by x 2026 error n1: forged: all is lost\n"));
+    assert_null(fgets(line, sizeof line, log));
+    fclose(log);
+    close(before);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -123,6 +154,8 @@ int main(void)
         cmocka_unit_test(an_arena_keeps_what_was_taken_before),
         cmocka_unit_test(the_hash_never_changes),
         cmocka_unit_test(a_number_is_put_in_hexadecimal),
+        cmocka_unit_test(text_in_json_stays_in_its_string),
+        cmocka_unit_test(a_line_feed_in_a_name_begins_no_line_of_the_log),
         cmocka_unit_test(a_mailbox_loses_nothing_and_keeps_each_senders_order),
     };
 
