@@ -23,6 +23,7 @@ struct peer {
     uint64_t suspect_until;
     uint64_t accusers[8];
     unsigned accuser_count;
+    unsigned accuser_next; /* to be told of */
     unsigned sends_left; /* how often the newest fact is still to be told */
 };
 
@@ -182,6 +183,16 @@ static struct peer *add_peer(struct swim *s, const struct member_state *state)
 
 /* ---- sending ---- */
 
+/* What is told of a member. Of its accusers each in turn: they are counted by whoever hears of them. */
+static struct member_state told_of(struct peer *p)
+{
+    struct member_state state = p->state;
+
+    if (state.status == MEMBER_SUSPECT && p->accuser_count > 0)
+        state.accuser = p->accusers[p->accuser_next++ % p->accuser_count];
+    return state;
+}
+
 /* The least told facts first, at most UPDATES_PER_MESSAGE; always the target's suspicion. */
 static size_t pick_updates(struct swim *s, struct member_state *out, uint64_t about)
 {
@@ -189,7 +200,7 @@ static size_t pick_updates(struct swim *s, struct member_state *out, uint64_t ab
     struct peer *suspect = find(s, about);
 
     if (suspect != NULL && suspect->state.status == MEMBER_SUSPECT)
-        out[n++] = suspect->state;
+        out[n++] = told_of(suspect);
     while (n < UPDATES_PER_MESSAGE) {
         struct peer *best = NULL;
 
@@ -206,7 +217,7 @@ static size_t pick_updates(struct swim *s, struct member_state *out, uint64_t ab
         if (best == NULL)
             break;
         best->sends_left--;
-        out[n++] = best->state;
+        out[n++] = told_of(best);
     }
     return n;
 }
@@ -228,7 +239,7 @@ static void send_all(struct swim *s, enum swim_message_type type, uint64_t to,
     struct swim_message message = {.type = type, .from = s->settings.node_id};
 
     for (size_t i = 0; i < s->count; i++)
-        all[i] = s->peers[i].state;
+        all[i] = told_of(&s->peers[i]);
     message.updates = all;
     message.update_count = s->count;
     s->effects.send(s->effects.context, to, address, &message);
@@ -273,18 +284,24 @@ static uint64_t suspicion_min(const struct swim *s)
                       s->settings.probe_interval_ms);
 }
 
+/* Further accusers that are waited for; none where there are too few members. */
+static unsigned confirmations_expected(const struct swim *s)
+{
+    unsigned k = s->settings.suspicion_multiplier - 2;
+
+    return alive_count(s) < k + 2 ? 0 : k;
+}
+
 /* Lifeguard: the timeout shrinks with each independent accuser. */
 static void set_suspicion_timer(struct swim *s, struct peer *p)
 {
     double min = (double)suspicion_min(s);
     double max = min * s->settings.suspicion_max_multiple;
-    int k = (int)s->settings.suspicion_multiplier - 2;
+    unsigned k = confirmations_expected(s);
     unsigned confirmations = p->accuser_count > 0 ? p->accuser_count - 1 : 0;
     double timeout;
 
-    if ((int)alive_count(s) - 2 < k)
-        k = 0; /* too few members to expect confirmations */
-    timeout = k < 1 ? min : max - (max - min) * log(confirmations + 1.0) / log(k + 1.0);
+    timeout = k == 0 ? min : max - (max - min) * log(confirmations + 1.0) / log(k + 1.0);
     p->suspect_until = p->suspect_since + (uint64_t)(timeout < min ? min : timeout);
 }
 
@@ -293,7 +310,7 @@ static void accuse(struct swim *s, struct peer *p, uint64_t accuser)
     for (unsigned i = 0; i < p->accuser_count; i++)
         if (p->accusers[i] == accuser)
             return;
-    if (p->accuser_count < COUNT_OF(p->accusers)) {
+    if (p->accuser_count < COUNT_OF(p->accusers) && p->accuser_count <= confirmations_expected(s)) {
         p->accusers[p->accuser_count++] = accuser;
         if (p->accuser_count > 1)
             p->sends_left = retransmits(s);
