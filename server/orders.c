@@ -158,8 +158,10 @@ static void on_closed(void *user, struct rpc_stream *stream, int code, const cha
     } else if (code == CODE_DEADLINE_EXCEEDED || job->all->stopping) {
         refuse_unavailable(job, "OWNER_SILENT", "the owner of the system partition didn't answer");
     } else { /* its refusal, word for word */
+        struct bytes reason = wire_fault_reason(rpc_stream_details(stream), &job->arena);
+
         job->state = ORDER_DONE;
-        note(job, bytes_of(text));
+        note(job, reason.len > 0 ? reason : bytes_of(text));
         rpc_call_fail(job->call, code, text, rpc_stream_details(stream));
     }
     pthread_mutex_unlock(&job->all->lock);

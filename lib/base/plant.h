@@ -31,6 +31,7 @@
     X(REFUSED_ON_VOID_STATE, "what was refused on decisions that a full disk voids stays refused") \
     X(CURSOR_AHEAD, "a group keeps what it has given, not what was acknowledged")               \
     X(EVENT_SKIPPED, "a subscription goes on one event too far where a page ends")                \
+    X(BEGIN_NOT_TOLD, "a member isn't told that a partition begins anew behind a failure")        \
     X(DAMAGE_IGNORED, "a record's checksum is not compared")                                      \
     X(PROCESSOR_NOT_AWAITED, "a repeat is answered while processors are at work")                 \
     X(CONFIGURATION_FORGOTTEN, "a configuration that came with a range isn't told as committed")  \

@@ -213,7 +213,7 @@ static void read_share(struct group *g, uint32_t partition)
     forget_held(share);
     share->read_again_ms = 0;
     share->reading = true;
-    share->begins = true;
+    share->begins = !PLANTED(BEGIN_NOT_TOLD);
     if (share->position != POSITION_UNKNOWN) {
         int len = snprintf(token, sizeof token, "1.%x.%llx", partition, (unsigned long long)share->position);
 

@@ -1,5 +1,7 @@
 /* Errors, health and reflection. */
 #include "google/protobuf/descriptor.pb-c.h"
+#include "google/rpc/error_details.pb-c.h"
+#include "google/rpc/status.pb-c.h"
 #include "grpc/health/v1/health.pb-c.h"
 #include "grpc/reflection/v1/reflection.pb-c.h"
 #include "unpack.h"
@@ -26,6 +28,23 @@ void wire_fault_pack(struct buffer *out, const struct fault *fault, int grpc_cod
         put_end(out, inner);
         put_end(out, any);
     }
+}
+
+struct bytes wire_fault_reason(struct bytes packed, struct arena *arena)
+{
+    struct fault fault;
+    Google__Rpc__Status *status = wire_unpack(&google__rpc__status__descriptor, packed, arena, "status", &fault);
+
+    for (size_t i = 0; status != NULL && i < status->n_details; i++) {
+        const Google__Protobuf__Any *detail = status->details[i];
+        Google__Rpc__ErrorInfo *info = NULL;
+
+        if (strcmp(detail->type_url, "type.googleapis.com/google.rpc.ErrorInfo") == 0)
+            info = wire_unpack(&google__rpc__error_info__descriptor, from_data(detail->value), arena, "error", &fault);
+        if (info != NULL)
+            return from_text(info->reason);
+    }
+    return BYTES_NONE;
 }
 
 enum status wire_health_decode(struct bytes packed, struct arena *arena, struct bytes *service,

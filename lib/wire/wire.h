@@ -920,6 +920,8 @@ MUST_USE enum status wire_range_part_decode(struct bytes packed, struct arena *a
 
 /* A packed google.rpc.Status with ErrorInfo and, when the fault has a delay, RetryInfo. */
 void wire_fault_pack(struct buffer *out, const struct fault *fault, int grpc_code);
+/* The ErrorInfo's reason of another node's google.rpc.Status, in the arena; empty when it has none. */
+struct bytes wire_fault_reason(struct bytes packed, struct arena *arena);
 
 MUST_USE enum status wire_health_decode(struct bytes packed, struct arena *arena,
                                         struct bytes *service, struct fault *fault);

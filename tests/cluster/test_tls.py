@@ -408,6 +408,22 @@ def test_the_audit_log_says_who_did_what_with_which_outcome(alone, pki, tmp_path
     assert code == 2 and "cannot open the audit log" in log
 
 
+def test_a_refusal_is_noted_by_its_reason_whoever_decided(pki, tmp_path):
+    """Orders are decided by the owner of the system partition, and noted where they came in."""
+    path = tmp_path / "audit.log"
+    with pki.secure(Cluster(3, modules=("echo",)), "--audit-log", str(path)) as cluster:
+        for node in cluster.nodes:
+            with cairn.Client([node.endpoint], timeout=20 * SLOW, tls=pki.tls("operator", "alice")) as alice:
+                with pytest.raises(cairn.CairnError):
+                    alice.remove_node("nobody")
+
+        def noted():
+            entries = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+            return {e["node"]: e["outcome"] for e in entries if e["what"] == "RemoveNode"}
+        wait_until(lambda: len(noted()) == 3, 10 * SLOW, "all is noted")
+        assert noted() == {"n1": "MEMBER_UNKNOWN", "n2": "MEMBER_UNKNOWN", "n3": "MEMBER_UNKNOWN"}
+
+
 def test_sighup_reloads_and_doesnt_end_the_node(alone, pki, tmp_path):
     policy = tmp_path / "policy.yaml"
     policy.write_text("grants: []")

@@ -39,6 +39,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         break;
     case 1:
         (void)!wire_welcome_decode(rest, &arena, &refusal, &node, &cluster, &fault);
+        (void)wire_fault_reason(rest, &arena); /* what a stream of a peer ends with */
         break;
     case 2:
         (void)!wire_range_request_decode(rest, &arena, &request, &fault);

@@ -31,13 +31,14 @@ PLANTS = {
     "LAST_EVENT_LOST": ("all", 20),
     "LOSS_NOTICED_LATE": ("ownership", 100, 401),
     "SNAPSHOT_AHEAD": ("all", 20),
-    "REQUEST_ID_REUSED": ("all", 20, 4371),
+    "REQUEST_ID_REUSED": ("all", 400),
     "CONFIGURATION_FORGOTTEN": ("placement", 100),
     "VOID_STATE_DECIDED_ON": ("rolling", 200, 201),
     "DAMAGE_IGNORED": ("rot", 50),
     "PROCESSOR_NOT_AWAITED": ("all", 50),
     "EVENT_SKIPPED": ("all", 20),
     "CURSOR_AHEAD": ("all", 50),
+    "BEGIN_NOT_TOLD": ("all", 20),
     "REFUSED_ON_VOID_STATE": ("disks", 50, 201),
 }
 
