@@ -142,7 +142,7 @@ def test_a_node_that_dies_while_it_forgets_comes_back(key):
     """What is in its log and wasn't applied is applied when it starts, orders to forget as well."""
     with Cluster(1, modules=("echo",), arguments=("--master-key", str(key))) as cluster:
         node = cluster.nodes[0]
-        for round in range(5):
+        for round in range(5 if SLOW == 1 else 2):
             stop = threading.Event()
 
             def forget_on():
@@ -169,7 +169,7 @@ def test_a_node_that_dies_while_it_forgets_comes_back(key):
             node.start()
             node.wait_ready()
         with cairn.Client(cluster.endpoints, timeout=20 * SLOW) as client:
-            assert [payloads(client, f"a{i}") for i in range(5)] == [[(None, "anna", True)]] * 5
+            assert [payloads(client, f"a{i}") for i in range(round + 1)] == [[(None, "anna", True)]] * (round + 1)
 
 
 def test_master_keys_change_while_all_goes_on(tmp_path):

@@ -39,7 +39,7 @@ def fill(client):
     acknowledged = 0
     while True:
         try:
-            client.dispatch(put(acknowledged), timeout=20)
+            client.dispatch(put(acknowledged), timeout=5 * SLOW)  # it asks again as long as that
             acknowledged += 1
         except cairn.CairnError as error:
             return acknowledged, error
