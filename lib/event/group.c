@@ -694,6 +694,21 @@ static uint64_t pause_after(uint32_t attempts)
     return pause < RETRY_MAX_MS ? pause : RETRY_MAX_MS;
 }
 
+static void count_failure(struct group *g, struct share *share, struct held *held, struct bytes reason,
+                          uint64_t now_ms)
+{
+    share->attempts = share->failing == held->position ? share->attempts + 1 : 1;
+    share->failing = held->position;
+    if (share->attempts < ATTEMPTS_MAX)
+        return;
+    park(share, held->position, reason, share->attempts);
+    held->done = true;
+    share->attempts = 0;
+    g->counts.parked++;
+    moved(g, share);
+    group_keep(g, now_ms); /* at once: the next coordinator shouldn't try it five times again */
+}
+
 enum status group_fail(struct group *g, void *stream, const struct process_request *request, uint64_t now_ms,
                        struct fault *fault)
 {
@@ -709,19 +724,10 @@ enum status group_fail(struct group *g, void *stream, const struct process_reque
         return status;
     while (at < share->held_count && share->held[at].position != request->position)
         at++;
-    if (at == share->held_count || share->held[at].done)
-        return STATUS_OK; /* acknowledged before, or failed twice */
-    share->attempts = share->failing == request->position ? share->attempts + 1 : 1;
-    share->failing = request->position;
-    if (share->attempts >= ATTEMPTS_MAX) {
-        park(share, request->position, request->reason, share->attempts);
-        share->held[at].done = true;
-        share->attempts = 0;
-        g->counts.parked++;
-        moved(g, share);
-        group_keep(g, now_ms); /* at once: the next coordinator shouldn't try it five times again */
-    }
-    /* It comes again with all that isn't acknowledged, in order. */
+    if (at < share->held_count && !share->held[at].done)
+        count_failure(g, share, &share->held[at], request->reason, now_ms);
+    /* It comes again with all that isn't acknowledged, in order. The member waits for that also when the event is of
+     * an earlier reading: it drops what it has behind it. */
     advance(g, request->partition);
     if (share->member != NULL && share->member->stream == stream) {
         stop_share(g, request->partition);

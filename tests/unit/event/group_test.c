@@ -498,6 +498,27 @@ static void a_failed_event_comes_again_later_then_is_parked(void **state)
     assert_int_equal(group_position(f->group, 0), 5);
 }
 
+/* The member was told of it in an earlier reading, and drops what it has behind it. */
+static void a_failure_that_comes_too_late_lets_the_partition_begin_anew(void **state)
+{
+    struct fixture *f = *state;
+    struct player *a = join(f, 0);
+    struct fault fault;
+    size_t before;
+
+    f->log_end[0] = 5;
+    read_on(f);
+    assert_ok(acknowledge(f, a, 0, 2, true, &fault));
+    before = a->got_count[0];
+    fail_event(f, a, 0, 1);
+    f->log_end[0] = 7;
+    pass(f, 6000);
+    assert_int_equal(a->got_count[0], before + 4);
+    assert_int_equal(a->got[0][before], 3);
+    assert_int_equal(a->attempt, 0);
+    assert_int_equal(group_counts(f->group).parked, 0);
+}
+
 static enum status retry(struct fixture *f, uint32_t partition, uint64_t position, struct fault *fault)
 {
     struct event event = {.aggregate_type = BYTES_LITERAL("t"),
@@ -671,6 +692,7 @@ int main(void)
         TEST(a_partition_moves_only_when_nothing_of_it_is_held),
         TEST(a_member_that_never_acknowledges_loses_its_partitions),
         TEST(a_failed_event_comes_again_later_then_is_parked),
+        TEST(a_failure_that_comes_too_late_lets_the_partition_begin_anew),
         TEST(a_parked_event_is_tried_once_more),
         TEST(a_reset_to_the_end_outlives_its_coordinator),
         TEST(a_new_coordinator_goes_on_from_the_kept_cursors),
