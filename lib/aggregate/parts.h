@@ -111,6 +111,8 @@ struct aggregates {
     bool open_forgets;
     uint64_t forget_index; /* of the last entry of ours that destroys keys */
     bool rewrapping;       /* keys may be wrapped by a master key that isn't the first any more */
+    bool rewrap_again;     /* from the first key on: not all of this round is known to be done */
+    bool open_rewraps;     /* the open entry has some */
     uint64_t rewrap_index; /* not before this is stored */
     struct store_key rewrap_from;
     size_t rewrapped;
@@ -120,6 +122,15 @@ struct aggregates {
     int64_t last_time_ms;
     size_t waiting;
 };
+
+/* ---- rewrap.c ---- */
+
+/* Look through all keys of the partition, from the next tick on. */
+void rewrap_begin(struct aggregates *all);
+/* Some of them; what is to be wrapped again goes into the open entry. */
+void rewrap_some(struct aggregates *all);
+/* The open entry went into the log. */
+void rewrap_submitted(struct aggregates *all, uint64_t index);
 
 /* ---- cache.c ---- */
 
@@ -217,10 +228,10 @@ void sealing_unload(struct aggregate *aggregate);
 void sealing_submitted(struct aggregates *all, uint64_t index);
 void sealing_discarded(struct aggregates *all);
 void sealing_disown(struct aggregates *all);
-/* Look through all keys of the partition, from the next tick on. */
-void rewrap_begin(struct aggregates *all);
-/* Some of them; what is to be wrapped again goes into the open entry. */
-void rewrap_some(struct aggregates *all);
+/* An order that destroys its keys is on its way. */
+bool sealing_is_destroying(struct aggregates *all, struct bytes subject);
+/* A key is on its way that was made under another master key than the first one now. */
+bool sealing_awaits_retired(struct aggregates *all);
 /* What names a subject, sealed; keys that are made for it go into the open entry. */
 MUST_USE enum status seal_event(struct aggregates *all, struct aggregate *aggregate, struct event *event,
                                 struct arena *arena, struct fault *fault);

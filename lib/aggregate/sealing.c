@@ -67,6 +67,7 @@ void sealing_submitted(struct aggregates *all, uint64_t index)
 {
     struct known_key *known, *next;
 
+    rewrap_submitted(all, index);
     if (!all->open_has_keys)
         return;
     all->open_has_keys = false;
@@ -91,7 +92,7 @@ void sealing_discarded(struct aggregates *all)
 {
     struct known_key *known, *next;
 
-    all->open_forgets = all->open_has_keys = false;
+    all->open_forgets = all->open_has_keys = all->open_rewraps = false;
     if (PLANTED(KEY_KEPT_AFTER_LOSS))
         return;
     HASH_ITER(hh, all->known_keys, known, next)
@@ -103,7 +104,7 @@ void sealing_disown(struct aggregates *all)
 {
     struct known_key *known, *next;
 
-    all->open_forgets = all->open_has_keys = false;
+    all->open_forgets = all->open_has_keys = all->open_rewraps = false;
     all->rewrapping = all->rewrapping && all->owned;
     if (PLANTED(KEY_KEPT_AFTER_LOSS))
         return;
@@ -111,13 +112,13 @@ void sealing_disown(struct aggregates *all)
     drop_known(all, known);
 }
 
-static enum status make_key(struct aggregates *all, struct bytes subject, struct subject_key *key,
-                            struct fault *fault)
+static enum status make_key(struct aggregates *all, struct bytes subject, const struct subject_key *before,
+                            struct subject_key *key, struct fault *fault)
 {
     struct arena arena = {0};
     struct key_record record;
-    enum status status = subject_key_make(all->settings.vault, all->settings.partition, subject, &arena, key, &record,
-                                          fault);
+    enum status status = subject_key_make(all->settings.vault, all->settings.partition, subject, before, &arena, key,
+                                          &record, fault);
 
     if (status == STATUS_OK) {
         struct known_key *known = know(all, subject);
@@ -131,97 +132,56 @@ static enum status make_key(struct aggregates *all, struct bytes subject, struct
     return status;
 }
 
-/* The key that seals for the subject now; `make`: one is made when there is none. */
+/* One key of a subject is known: that takes the place of another only when the store has the other one. */
+static bool is_stored(struct aggregates *all, const struct known_key *known)
+{
+    return !known->open && known->changed_index <= all->effects.stored_index(all->effects.context);
+}
+
+/* The key that seals for the subject now; `make`: one is made when there is none that may. */
 static enum status key_of(struct aggregates *all, struct bytes subject, bool make, struct subject_key *key,
                           struct fault *fault)
 {
-    const struct known_key *known = find_known(all, subject);
+    struct known_key *known = find_known(all, subject);
+    struct subject_key before;
 
     if (known == NULL) {
         enum status status =
             subject_key_newest(all->settings.vault, all->store, all->settings.partition, subject, key, fault);
 
-        if (status == STATUS_OK)
-            know(all, subject)->key = *key;
-        if (status != STATUS_NOT_FOUND)
+        if (status != STATUS_OK && status != STATUS_NOT_FOUND)
             return status;
-    } else if (!known->forgotten) {
-        *key = known->key;
+        if (status == STATUS_OK) {
+            known = know(all, subject);
+            known->key = *key;
+        }
+    }
+    if (known == NULL || known->forgotten)
+        return make ? make_key(all, subject, NULL, key, fault) : STATUS_NOT_FOUND;
+    *key = known->key;
+    if (!make || !subject_key_is_retired(all->settings.vault, key) || !is_stored(all, known))
         return STATUS_OK;
-    }
-    return make ? make_key(all, subject, key, fault) : STATUS_NOT_FOUND;
+    before = *key;
+    return make_key(all, subject, &before, key, fault);
 }
 
-/* ---- another master key ---- */
+/* ---- what rewrap.c has to know ---- */
 
-enum { REWRAP_AT_ONCE = 64 };
-
-void rewrap_begin(struct aggregates *all)
+bool sealing_is_destroying(struct aggregates *all, struct bytes subject)
 {
-    all->rewrapping = all->owned && all->settings.vault != NULL && all->settings.vault->master_count > 0;
-    all->rewrap_from = key_subjects(all->settings.partition);
-    all->rewrap_index = all->effects.applied_index(all->effects.context);
-    all->rewrapped = 0;
+    const struct known_key *known = find_known(all, subject);
+
+    return known != NULL && known->forgotten;
 }
 
-/* Never one that is destroyed in an entry on its way: it would come back. */
-static bool may_rewrap(struct aggregates *all, const struct key_record *record)
+bool sealing_awaits_retired(struct aggregates *all)
 {
-    const struct known_key *known = find_known(all, record->subject);
+    struct known_key *known, *next;
 
-    return (known == NULL || !known->forgotten) &&
-           !bytes_equal(record->master, bytes_of(all->settings.vault->masters[0].id));
-}
-
-static void rewrap(struct aggregates *all, const struct key_record *old)
-{
-    struct arena arena = {0};
-    struct key_record record;
-    struct fault fault;
-
-    if (subject_key_wrap_again(all->settings.vault, all->settings.partition, old, &arena, &record, &fault) ==
-        STATUS_OK) {
-        wire_log_batch_add_key(&all->open, &record);
-        all->rewrapped++;
-    } else {
-        journal(JOURNAL_ERROR, "key-not-wrapped-again", "partition %u: %s", all->settings.partition, fault.message);
-    }
-    arena_release(&arena);
-}
-
-void rewrap_some(struct aggregates *all)
-{
-    struct store_key to = key_subjects_end(all->settings.partition);
-    struct store_cursor *cursor;
-    struct arena arena = {0};
-    struct bytes key, value;
-    struct fault fault;
-    enum status status = STATUS_OK;
-
-    if (!all->rewrapping || all->effects.stored_index(all->effects.context) < all->rewrap_index)
-        return;
-    cursor = store_cursor_new(all->store, STORE_KEYS, key_bytes(&all->rewrap_from), key_bytes(&to), false);
-    for (int i = 0; i < REWRAP_AT_ONCE && status == STATUS_OK; i++) {
-        struct key_record record;
-
-        status = store_cursor_next(cursor, &key, &value, &fault);
-        if (status != STATUS_OK)
-            break;
-        all->rewrap_from = (struct store_key){.len = key.len + 1}; /* just behind it */
-        memcpy(all->rewrap_from.data, key.data, key.len);
-        all->rewrap_from.data[key.len] = 0;
-        if (wire_key_record_decode(value, &arena, &record, &fault) == STATUS_OK && may_rewrap(all, &record))
-            rewrap(all, &record);
-        arena_reset(&arena);
-    }
-    store_cursor_free(cursor);
-    arena_release(&arena);
-    if (status == STATUS_OK)
-        return;
-    all->rewrapping = false;
-    if (all->rewrapped > 0)
-        journal(JOURNAL_INFO, "keys-wrapped-again", "%zu keys of partition %u, by the master key %s", all->rewrapped,
-                all->settings.partition, all->settings.vault->masters[0].id);
+    HASH_ITER(hh, all->known_keys, known, next)
+    if (!known->forgotten && !is_stored(all, known) && subject_key_is_retired(all->settings.vault, &known->key))
+        return true;
+    return false;
 }
 
 /* ---- whose events an aggregate has ---- */
@@ -418,8 +378,7 @@ bool may_forget(struct aggregates *all, struct bytes subject)
 {
     const struct known_key *known = find_known(all, subject);
 
-    return known == NULL ||
-           (!known->open && known->changed_index <= all->effects.stored_index(all->effects.context));
+    return known == NULL || is_stored(all, known);
 }
 
 /* From here on nothing is decided until the order is in the store (forget_index): no new key is made meanwhile. */

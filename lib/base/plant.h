@@ -19,6 +19,7 @@
     X(SNAPSHOT_SKIPS_EVENT, "loading from a snapshot leaves out the event behind it")    \
     X(FORGOTTEN_STATE_KEPT, "commands are decided on what was forgotten")                  \
     X(KEY_KEPT_AFTER_LOSS, "a subject's key that never was committed seals on")           \
+    X(REWRAP_LOST, "keys whose new wrapping was lost on its way aren't wrapped again")     \
     X(STATE_KEPT_AFTER_LOSS, "a failed submit leaves its decisions in memory")           \
     X(REJECTION_NOT_RECORDED, "a rejection's outcome is not stored")                     \
     X(APPLIED_AHEAD, "the stored applied index is one too high")                         \

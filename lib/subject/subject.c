@@ -37,7 +37,8 @@ static void wrap(const struct vault *vault, uint16_t partition, const struct sub
     *record = (struct key_record){.subject = arena_copy(arena, subject),
                                   .key_id = key->id,
                                   .master = arena_copy(arena, bytes_of(master->id)),
-                                  .wrapped = arena_copy(arena, buffer_bytes(&wrapped))};
+                                  .wrapped = arena_copy(arena, buffer_bytes(&wrapped)),
+                                  .made_under = arena_copy(arena, bytes_of(key->made_under))};
     buffer_release(&bound);
     buffer_release(&wrapped);
 }
@@ -69,6 +70,8 @@ static enum status unwrap(const struct vault *vault, uint16_t partition, const s
     if (good) {
         key->id = record->key_id;
         memcpy(key->key, plain.data, plain.len);
+        snprintf(key->made_under, sizeof key->made_under, "%.*s", (int)record->made_under.len,
+                 (const char *)record->made_under.data);
         explicit_bzero(plain.data, plain.len);
     }
     buffer_release(&bound);
@@ -78,14 +81,36 @@ static enum status unwrap(const struct vault *vault, uint16_t partition, const s
                             "the master key %s of this node isn't the one that wrapped a subject's key", master->id);
 }
 
-enum status subject_key_make(const struct vault *vault, uint16_t partition, struct bytes subject, struct arena *arena,
-                             struct subject_key *key, struct key_record *record, struct fault *fault)
+/* Drawn, so that what a destroyed key sealed isn't taken for another's: of 63 bits the first, a later one up to 2^32
+ * higher, for which there is room two thousand million times. */
+static uint64_t draw_id(const struct vault *vault, const struct subject_key *before)
+{
+    uint64_t drawn;
+
+    do
+        vault->cipher.draw(vault->cipher.context, (uint8_t *)&drawn, sizeof drawn);
+    while (drawn >> 32 == 0);
+    return before == NULL ? drawn >> 1 : before->id + (drawn >> 32);
+}
+
+static bool has_room_behind(const struct subject_key *key)
+{
+    return key->id < UINT64_MAX - UINT32_MAX;
+}
+
+bool subject_key_is_retired(const struct vault *vault, const struct subject_key *key)
+{
+    return vault->master_count > 0 && strcmp(key->made_under, vault->masters[0].id) != 0 && has_room_behind(key);
+}
+
+enum status subject_key_make(const struct vault *vault, uint16_t partition, struct bytes subject,
+                             const struct subject_key *before, struct arena *arena, struct subject_key *key,
+                             struct key_record *record, struct fault *fault)
 {
     if (vault == NULL || vault->master_count == 0)
         return no_master(fault);
-    do
-        vault->cipher.draw(vault->cipher.context, (uint8_t *)&key->id, sizeof key->id);
-    while (key->id == 0);
+    key->id = draw_id(vault, before);
+    snprintf(key->made_under, sizeof key->made_under, "%s", vault->masters[0].id);
     vault->cipher.draw(vault->cipher.context, key->key, sizeof key->key);
     wrap(vault, partition, key, subject, arena, record);
     return STATUS_OK;

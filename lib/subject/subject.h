@@ -45,14 +45,18 @@ struct vault {
 
 /* A subject's key, out of its wrapping. */
 struct subject_key {
-    uint64_t id;
+    uint64_t id; /* the later it was made the higher, among those of a subject */
     uint8_t key[CIPHER_KEY_BYTES];
+    char made_under[MASTER_ID_BYTES_MAX + 1]; /* the id of the master key that was the first then */
 };
 
-/* A new key, and its record in the arena. PRECONDITION without a master key. */
+/* A new key, and its record in the arena. `before`: the newest key that the subject has, NULL for none. PRECONDITION
+ * without a master key. */
 MUST_USE enum status subject_key_make(const struct vault *vault, uint16_t partition, struct bytes subject,
-                                      struct arena *arena, struct subject_key *key, struct key_record *record,
-                                      struct fault *fault);
+                                      const struct subject_key *before, struct arena *arena, struct subject_key *key,
+                                      struct key_record *record, struct fault *fault);
+/* Another master key is the first now than when it was made: it opens what it sealed, and should seal nothing new. */
+bool subject_key_is_retired(const struct vault *vault, const struct subject_key *key);
 /* The same key, wrapped by the master key that is the first now. */
 MUST_USE enum status subject_key_wrap_again(const struct vault *vault, uint16_t partition,
                                             const struct key_record *old, struct arena *arena,

@@ -98,7 +98,7 @@ void wire_log_batch_add_snapshot(struct buffer *out, const struct snapshot *snap
 static struct key_record key_record_from(const Cairn__Store__V1__KeyRecord *message)
 {
     return (struct key_record){from_text(message->subject), message->key_id, from_text(message->master),
-                               from_data(message->wrapped)};
+                               from_data(message->wrapped), from_text(message->made_under)};
 }
 
 void wire_key_record_pack(struct buffer *out, const struct key_record *record)
@@ -107,6 +107,7 @@ void wire_key_record_pack(struct buffer *out, const struct key_record *record)
     put_fixed64(out, 2, record->key_id);
     put_bytes(out, 3, record->master);
     put_bytes(out, 4, record->wrapped);
+    put_bytes(out, 5, record->made_under);
 }
 
 enum status wire_key_record_decode(struct bytes packed, struct arena *arena, struct key_record *record,

@@ -463,6 +463,7 @@ struct key_record {
     uint64_t key_id;
     struct bytes master;
     struct bytes wrapped;
+    struct bytes made_under; /* the id of the master key that was the first then */
 };
 void wire_key_record_pack(struct buffer *out, const struct key_record *record);
 MUST_USE enum status wire_key_record_decode(struct bytes packed, struct arena *arena, struct key_record *record,

@@ -5,6 +5,7 @@ const char *const fault_names[FAULT_KINDS] = {
     "crash",    "power-cut", "pause",     "cut",        "one-way-cut", "loss",     "duplicates", "delay",
     "slow-disk", "bad-disk",  "lost-disk", "clock-jump", "workers",     "transfer", "reset",
     "drain",    "full-disk", "bit-rot",   "join",       "replace",     "leave",
+    "master-key",
 };
 
 static const struct {
@@ -28,7 +29,7 @@ static const struct {
                       1U << FAULT_PAUSE | 1U << FAULT_CUT | 1U << FAULT_TRANSFER | 1U << FAULT_RESET |
                       1U << FAULT_DELAY},
     {"forgetting", 1U << FAULT_SLOW_DISK | 1U << FAULT_FULL_DISK | 1U << FAULT_CRASH | 1U << FAULT_POWER |
-                       1U << FAULT_CUT | 1U << FAULT_TRANSFER}, /* half of what would be reads orders it */
+                       1U << FAULT_CUT | 1U << FAULT_TRANSFER | 1U << FAULT_MASTER_KEY}, /* half of what would be reads orders it */
     {"rolling", 1U << FAULT_DRAIN | 1U << FAULT_TRANSFER | 1U << FAULT_WORKERS | 1U << FAULT_SLOW_DISK |
                     1U << FAULT_FULL_DISK},
 };
@@ -259,6 +260,9 @@ void fault_begin(struct world *w, struct planned_fault *f)
             n->leaving = true;
             world_at(w, w->now_us + 1000, EVENT_LEAVING, -1, (uint64_t)f->node, NULL);
         }
+        break;
+    case FAULT_MASTER_KEY:
+        vault_renew(w);
         break;
     case FAULT_KINDS:
         break;

@@ -472,6 +472,15 @@ static bool owners_known(struct world *w, int *who)
     return true;
 }
 
+static bool keys_are_wrapped(struct world *w)
+{
+    for (uint16_t p = 0; p < PARTITIONS; p++)
+        for (int i = 0; i < w->node_count; i++)
+            if (replica(w, i, p) != NULL && engine_aggregates_view(w->nodes[i].engine, p).rewrapping)
+                return false;
+    return true;
+}
+
 bool oracle_settled(struct world *w)
 {
     char why[100];
@@ -484,7 +493,8 @@ bool oracle_settled(struct world *w)
     for (uint16_t p = 0; p < PARTITIONS; p++)
         if (!replicas_agree(w, p))
             return false;
-    return owners_known(w, NULL) && oracle_placed(w, why, sizeof why) && subscribers_settled(w) && group_settled(w);
+    return owners_known(w, NULL) && oracle_placed(w, why, sizeof why) && subscribers_settled(w) && group_settled(w) &&
+           keys_are_wrapped(w);
 }
 
 static void compare_stores(struct world *w, struct node *a, struct node *b, uint16_t p)

@@ -68,6 +68,7 @@ enum fault_kind {
     FAULT_JOIN,       /* a new node */
     FAULT_REPLACE,    /* a node's disk is lost for ever, and a new node takes its place */
     FAULT_LEAVE,      /* a node is drained for good, removed and stopped */
+    FAULT_MASTER_KEY, /* all nodes get another first master key, which is no fault */
     FAULT_KINDS
 };
 extern const char *const fault_names[FAULT_KINDS];
@@ -345,6 +346,7 @@ void node_scrub(struct node *n);
 /* ---- vault.c ---- */
 
 void vault_begin(struct world *w);
+void vault_renew(struct world *w);
 /* What the payload was, without its key. */
 struct bytes vault_peel(struct bytes sealed, struct arena *arena);
 /* The same of a sealed event and of what it was. */

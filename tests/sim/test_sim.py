@@ -23,13 +23,14 @@ PLANTS = {
     "SNAPSHOT_SKIPS_EVENT": ("all", 20),
     "FORGOTTEN_STATE_KEPT": ("all", 20),
     "KEY_KEPT_AFTER_LOSS": ("all", 100),
+    "REWRAP_LOST": ("forgetting", 400),
     "STATE_KEPT_AFTER_LOSS": ("ownership", 800),
     "REJECTION_NOT_RECORDED": ("all", 20),
     "APPLIED_AHEAD": ("all", 20),
     "FINGERPRINT_IGNORED": ("all", 20),
     "EXPECTATION_IGNORED": ("all", 20),
     "LAST_EVENT_LOST": ("all", 20),
-    "LOSS_NOTICED_LATE": ("ownership", 100, 401),
+    "LOSS_NOTICED_LATE": ("ownership", 100, 2751),
     "SNAPSHOT_AHEAD": ("all", 20),
     "REQUEST_ID_REUSED": ("all", 400),
     "CONFIGURATION_FORGOTTEN": ("placement", 100),
@@ -39,7 +40,7 @@ PLANTS = {
     "EVENT_SKIPPED": ("all", 20),
     "CURSOR_AHEAD": ("all", 50),
     "BEGIN_NOT_TOLD": ("all", 20),
-    "REFUSED_ON_VOID_STATE": ("disks", 50, 201),
+    "REFUSED_ON_VOID_STATE": ("rolling", 100, 1951),
 }
 
 

@@ -56,11 +56,30 @@ static bool unseal(void *context, const uint8_t key[CIPHER_KEY_BYTES], struct by
     return true;
 }
 
+static void add_master(struct world *w)
+{
+    struct master_key *first = &w->vault.masters[0];
+
+    memmove(first + 1, first, w->vault.master_count * sizeof *first);
+    w->vault.master_count++;
+    snprintf(first->id, sizeof first->id, "master-%zu", w->vault.master_count);
+    draw(w, first->key, sizeof first->key);
+}
+
 void vault_begin(struct world *w)
 {
-    w->vault = (struct vault){.cipher = {w, draw, seal, unseal}, .master_count = 1};
-    snprintf(w->vault.masters[0].id, sizeof w->vault.masters[0].id, "master");
-    draw(w, w->vault.masters[0].key, sizeof w->vault.masters[0].key);
+    w->vault = (struct vault){.cipher = {w, draw, seal, unseal}};
+    add_master(w);
+}
+
+void vault_renew(struct world *w)
+{
+    if (w->vault.master_count == MASTER_KEYS_MAX)
+        return;
+    add_master(w);
+    for (int i = 0; i < w->node_count; i++)
+        if (w->nodes[i].alive)
+            engine_set_vault(w->nodes[i].engine, &w->vault);
 }
 
 struct bytes vault_peel(struct bytes sealed, struct arena *arena)
@@ -152,6 +171,29 @@ static void check_log(struct world *w, struct node *n, uint16_t partition)
     store_cursor_free(cursor);
 }
 
+/* The operator may take the old master keys away once all have the new one. */
+static void check_wrapping(struct world *w, struct node *n, uint16_t partition)
+{
+    struct store_key from = key_subjects(partition);
+    struct store_key to = key_subjects_end(partition);
+    struct store_cursor *cursor = store_cursor_new(n->store, STORE_KEYS, key_bytes(&from), key_bytes(&to), false);
+    struct arena arena = {0};
+    struct bytes key, value;
+    struct fault fault;
+
+    while (store_cursor_next(cursor, &key, &value, &fault) == STATUS_OK) {
+        struct key_record record;
+
+        if (wire_key_record_decode(value, &arena, &record, &fault) != STATUS_OK ||
+            !bytes_equal(record.master, bytes_of(w->vault.masters[0].id)))
+            broken(w, 2, "node %d has a key of %.*s in partition %u that %.*s wraps, not %s", n->index,
+                   (int)record.subject.len, (const char *)record.subject.data, partition, (int)record.master.len,
+                   (const char *)record.master.data, w->vault.masters[0].id);
+    }
+    store_cursor_free(cursor);
+    arena_release(&arena);
+}
+
 /* Every sealed event of the replica opens, but those whose subject was forgotten later; and no log has a key of it. */
 void vault_check(struct world *w, struct node *n, uint16_t partition)
 {
@@ -183,4 +225,5 @@ void vault_check(struct world *w, struct node *n, uint16_t partition)
     store_cursor_free(cursor);
     arena_release(&arena);
     check_log(w, n, partition);
+    check_wrapping(w, n, partition);
 }

@@ -749,6 +749,133 @@ static void nothing_is_decided_while_an_order_to_forget_is_on_its_way(void **sta
     arena_release(&arena);
 }
 
+static uint64_t sealed_by(struct fixture *f, uint64_t sequence)
+{
+    struct store_key key = key_event(3, BYTES_LITERAL("A"), sequence);
+    struct arena arena = {0};
+    struct event event;
+    struct bytes value;
+    struct fault fault;
+    uint64_t id;
+
+    assert_ok(store_get(f->store, STORE_EVENTS, key_bytes(&key), &arena, &value, &fault));
+    assert_ok(wire_event_decode(value, &arena, &event, &fault));
+    id = event.sealed_by;
+    arena_release(&arena);
+    return id;
+}
+
+static void new_master(struct fixture *f, const char *id)
+{
+    f->vault.masters[1] = f->vault.masters[0];
+    f->vault.masters[0] = (struct master_key){.key = {2}};
+    snprintf(f->vault.masters[0].id, sizeof f->vault.masters[0].id, "%s", id);
+    f->vault.master_count = 2;
+    aggregates_set_vault(f->aggregates, &f->vault);
+}
+
+static void behind_a_new_master_key_payloads_are_sealed_by_a_new_key(void **state)
+{
+    struct fixture *f = *state;
+    struct arena arena = {0};
+
+    keep_subjects(f);
+    (void)send_about(f, "c1", "s", COMMAND_DISPATCH);
+    commit_all(f);
+    new_master(f, "m2");
+    (void)send_about(f, "c2", "s", COMMAND_DISPATCH); /* the store doesn't have the first one yet, that has to open c1's */
+    commit_all(f);
+    store_all(f);
+    (void)send_about(f, "c3", "s", COMMAND_DISPATCH);
+    (void)send_about(f, "c4", "s", COMMAND_DISPATCH);
+    commit_all(f);
+    store_all(f);
+    assert_int_equal(sealed_by(f, 1), sealed_by(f, 0));
+    assert_true(sealed_by(f, 2) > sealed_by(f, 1));
+    assert_int_equal(sealed_by(f, 3), sealed_by(f, 2));
+    aggregates_disown(f->aggregates); /* nothing is known any more but what is stored */
+    aggregates_own(f->aggregates, &f->applied);
+    (void)send_about(f, "c5", "s", COMMAND_DISPATCH);
+    commit_all(f);
+    store_all(f);
+    assert_int_equal(sealed_by(f, 4), sealed_by(f, 2));
+    for (uint64_t sequence = 0; sequence < 5; sequence++)
+        assert_false(event_of_a(f, sequence, &arena).forgotten);
+    (void)send_about(f, "f1", "s", COMMAND_FORGET);
+    commit_all(f);
+    store_all(f);
+    for (uint64_t sequence = 0; sequence < 5; sequence++)
+        assert_true(event_of_a(f, sequence, &arena).forgotten);
+    arena_release(&arena);
+}
+
+/* The only key of the partition, as it is stored. */
+static bool is_wrapped_by(struct fixture *f, const char *master)
+{
+    struct store_key from = key_subjects(3), to = key_subjects_end(3);
+    struct store_cursor *cursor = store_cursor_new(f->store, STORE_KEYS, key_bytes(&from), key_bytes(&to), false);
+    struct arena arena = {0};
+    struct key_record record;
+    struct bytes key, value;
+    struct fault fault;
+    bool found;
+
+    assert_ok(store_cursor_next(cursor, &key, &value, &fault));
+    assert_ok(wire_key_record_decode(value, &arena, &record, &fault));
+    found = bytes_equal(record.master, bytes_of(master));
+    assert_status(store_cursor_next(cursor, &key, &value, &fault), STATUS_NOT_FOUND);
+    store_cursor_free(cursor);
+    arena_release(&arena);
+    return found;
+}
+
+static void tick_and_store(struct fixture *f)
+{
+    aggregates_tick(f->aggregates, f->moment);
+    commit_all(f);
+    store_all(f);
+}
+
+static void a_key_on_its_way_is_wrapped_anew_too(void **state)
+{
+    struct fixture *f = *state;
+
+    keep_subjects(f);
+    (void)send_about(f, "c1", "s", COMMAND_DISPATCH);
+    new_master(f, "m2"); /* before the first key is in the store */
+    aggregates_tick(f->aggregates, f->moment);
+    assert_true(aggregates_view(f->aggregates).rewrapping);
+    commit_all(f);
+    store_all(f);
+    assert_true(is_wrapped_by(f, "m1"));
+    tick_and_store(f);
+    assert_true(is_wrapped_by(f, "m2"));
+    assert_true(aggregates_view(f->aggregates).rewrapping); /* it looks whether that was all */
+    tick_and_store(f);
+    assert_false(aggregates_view(f->aggregates).rewrapping);
+}
+
+static void a_new_wrapping_that_is_lost_is_made_again(void **state)
+{
+    struct fixture *f = *state;
+
+    keep_subjects(f);
+    (void)send_about(f, "c1", "s", COMMAND_DISPATCH);
+    commit_all(f);
+    store_all(f);
+    new_master(f, "m2");
+    f->submit_status = STATUS_EXHAUSTED; /* a full disk */
+    for (int i = 0; i < 3; i++)
+        tick_and_store(f);
+    assert_true(is_wrapped_by(f, "m1"));
+    assert_true(aggregates_view(f->aggregates).rewrapping);
+    f->submit_status = STATUS_OK;
+    for (int i = 0; i < 3; i++)
+        tick_and_store(f);
+    assert_true(is_wrapped_by(f, "m2"));
+    assert_false(aggregates_view(f->aggregates).rewrapping);
+}
+
 static void a_new_owner_continues_from_the_store(void **state)
 {
     struct fixture *f = *state;
@@ -1047,6 +1174,9 @@ int main(void)
         TEST(a_deposed_owner_refuses_nothing),
         TEST(when_ownership_goes_everything_is_given_back),
         TEST(a_key_that_is_in_no_store_yet_is_forgotten_later),
+        TEST(behind_a_new_master_key_payloads_are_sealed_by_a_new_key),
+        TEST(a_key_on_its_way_is_wrapped_anew_too),
+        TEST(a_new_wrapping_that_is_lost_is_made_again),
         TEST(nothing_is_decided_while_an_order_to_forget_is_on_its_way),
         TEST(a_failed_submit_voids_what_was_decided_on_it),
         TEST(a_new_owner_continues_from_the_store),

@@ -49,7 +49,7 @@ static struct subject_key make(struct fixture *f, uint16_t partition, const char
     struct subject_key key;
     struct fault fault;
 
-    assert_ok(subject_key_make(&f->vault, partition, bytes_of(subject), &f->arena, &key, &record, &fault));
+    assert_ok(subject_key_make(&f->vault, partition, bytes_of(subject), NULL, &f->arena, &key, &record, &fault));
     write_record(f, partition, &record);
     return key;
 }
@@ -199,6 +199,40 @@ static void master_keys_change(void **state)
     arena_release(&arena);
 }
 
+/* What is new is sealed by a key that the old master key never wrapped. */
+static void another_master_key_retires_the_keys_before(void **state)
+{
+    struct fixture *f = *state;
+    struct subject_key anna = make(f, 3, "anna"), later, found;
+    struct bytes old = sealed_event(f, &anna, event_of("anna"));
+    struct key_record record, again;
+    struct fault fault;
+
+    assert_false(subject_key_is_retired(&f->vault, &anna));
+    f->vault.masters[1] = f->vault.masters[0];
+    f->vault.masters[0] = (struct master_key){.id = "m2", .key = {2}};
+    f->vault.master_count = 2;
+    assert_true(subject_key_is_retired(&f->vault, &anna));
+    for (int i = 0; i < 50; i++) {
+        assert_ok(subject_key_make(&f->vault, 3, BYTES_LITERAL("anna"), &anna, &f->arena, &later, &record, &fault));
+        assert_true(later.id > anna.id && memcmp(later.key, anna.key, sizeof later.key) != 0);
+    }
+    write_record(f, 3, &record);
+    assert_ok(subject_key_newest(&f->vault, f->store, 3, BYTES_LITERAL("anna"), &found, &fault));
+    assert_int_equal(found.id, later.id);
+    assert_false(subject_key_is_retired(&f->vault, &found));
+    assert_false(reveal(f, old).forgotten);
+    assert_false(reveal(f, sealed_event(f, &later, event_of("anna"))).forgotten);
+    assert_ok(subject_key_wrap_again(&f->vault, 3, &record, &f->arena, &again, &fault));
+    assert_true(bytes_equal(again.made_under, BYTES_LITERAL("m2")));
+    f->vault.masters[0] = f->vault.masters[1]; /* taken back: the later one is the newest all the same */
+    assert_true(subject_key_is_retired(&f->vault, &later));
+    later.id = UINT64_MAX - 5; /* it stays: nothing could come behind it */
+    assert_false(subject_key_is_retired(&f->vault, &later));
+    destroy(f, 3, "anna");
+    assert_true(reveal(f, old).forgotten); /* all keys of a subject go */
+}
+
 static void without_a_master_key_nothing_is_sealed_and_what_is_isnt_taken_for_forgotten(void **state)
 {
     struct fixture *f = *state;
@@ -207,7 +241,7 @@ static void without_a_master_key_nothing_is_sealed_and_what_is_isnt_taken_for_fo
     struct key_record record;
     struct fault fault;
 
-    assert_status(subject_key_make(NULL, 3, BYTES_LITERAL("bert"), &f->arena, &anna, &record, &fault),
+    assert_status(subject_key_make(NULL, 3, BYTES_LITERAL("bert"), NULL, &f->arena, &anna, &record, &fault),
                   STATUS_PRECONDITION);
     assert_status(event_reveal(NULL, f->store, packed, &f->arena, &out, &fault), STATUS_PRECONDITION);
     assert_string_equal(fault.reason, "MASTER_KEY_MISSING");
@@ -248,6 +282,7 @@ int main(void)
         TEST(what_names_nobody_passes_as_it_is),
         TEST(it_opens_nowhere_else),
         TEST(master_keys_change),
+        TEST(another_master_key_retires_the_keys_before),
         TEST(without_a_master_key_nothing_is_sealed_and_what_is_isnt_taken_for_forgotten),
         TEST(a_snapshot_of_two_opens_while_both_are_known),
     };
