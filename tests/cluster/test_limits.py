@@ -118,7 +118,7 @@ def test_one_identity_has_only_so_many_calls_in_flight(node, pki):
         assert all(error_of(call) is not None for call in held)  # their deadline
         wait_until(lambda: greedy.put() is None, 30 * SLOW, "there is room again")
         worker.close()
-        assert node.metrics()["cairn_calls_limited_total"] >= 3
+        assert node.metrics()["cairn_calls_limited_total"] >= 2  # and what asked before there was room
 
 
 def test_one_identity_has_only_so_many_streams(node, pki):
