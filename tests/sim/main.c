@@ -217,7 +217,7 @@ static void usage(FILE *out)
     fputs("cairn-sim: a cluster in one thread, from one seed\n\n"
           "  --seed S        the seed, or the first of them (default 1)\n"
           "  --scenario NAME all, calm, crashes, network, disks, clocks, workers,\n"
-          "                  elections, ownership, rolling, rot, placement\n"
+          "                  elections, ownership, rolling, rot, placement, forgetting\n"
           "  --runs N        N seeds, on all cores; stops at the first that breaks a promise\n"
           "  --jobs N        processes for --runs (default: the cores)\n"
           "  --minimize      leave out the faults that aren't needed to break it\n"

@@ -46,4 +46,12 @@ static inline bool unseal(void *context, const uint8_t key[CIPHER_KEY_BYTES], st
 
 #define TEST_CIPHER(drawn) ((struct cipher){(drawn), draw, seal, unseal})
 
+/* "m2" comes before the master key that there is. */
+static inline void put_second_master(struct vault *vault)
+{
+    vault->masters[1] = vault->masters[0];
+    vault->masters[0] = (struct master_key){.id = "m2", .key = {2}};
+    vault->master_count = 2;
+}
+
 #endif

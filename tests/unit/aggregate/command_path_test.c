@@ -448,8 +448,8 @@ static struct admitted *send_about(struct fixture *f, const char *id, const char
     return c;
 }
 
-/* The event of aggregate A, as a reader gets it. */
-static struct event event_of_a(struct fixture *f, uint64_t sequence, struct arena *arena)
+/* The sealed event of aggregate A, as it is stored. */
+static struct event stored_event(struct fixture *f, uint64_t sequence, struct arena *arena)
 {
     struct store_key key = key_event(3, BYTES_LITERAL("A"), sequence);
     struct event event;
@@ -459,6 +459,15 @@ static struct event event_of_a(struct fixture *f, uint64_t sequence, struct aren
     assert_ok(store_get(f->store, STORE_EVENTS, key_bytes(&key), arena, &value, &fault));
     assert_ok(wire_event_decode(value, arena, &event, &fault));
     assert_true(event.sealed_by != 0);
+    return event;
+}
+
+/* The same as a reader gets it. */
+static struct event event_of_a(struct fixture *f, uint64_t sequence, struct arena *arena)
+{
+    struct event event = stored_event(f, sequence, arena);
+    struct fault fault;
+
     assert_ok(event_open(&f->vault, f->store, &event, arena, &fault));
     return event;
 }
@@ -751,26 +760,16 @@ static void nothing_is_decided_while_an_order_to_forget_is_on_its_way(void **sta
 
 static uint64_t sealed_by(struct fixture *f, uint64_t sequence)
 {
-    struct store_key key = key_event(3, BYTES_LITERAL("A"), sequence);
     struct arena arena = {0};
-    struct event event;
-    struct bytes value;
-    struct fault fault;
-    uint64_t id;
+    uint64_t id = stored_event(f, sequence, &arena).sealed_by;
 
-    assert_ok(store_get(f->store, STORE_EVENTS, key_bytes(&key), &arena, &value, &fault));
-    assert_ok(wire_event_decode(value, &arena, &event, &fault));
-    id = event.sealed_by;
     arena_release(&arena);
     return id;
 }
 
-static void new_master(struct fixture *f, const char *id)
+static void new_master(struct fixture *f)
 {
-    f->vault.masters[1] = f->vault.masters[0];
-    f->vault.masters[0] = (struct master_key){.key = {2}};
-    snprintf(f->vault.masters[0].id, sizeof f->vault.masters[0].id, "%s", id);
-    f->vault.master_count = 2;
+    put_second_master(&f->vault);
     aggregates_set_vault(f->aggregates, &f->vault);
 }
 
@@ -782,7 +781,7 @@ static void behind_a_new_master_key_payloads_are_sealed_by_a_new_key(void **stat
     keep_subjects(f);
     (void)send_about(f, "c1", "s", COMMAND_DISPATCH);
     commit_all(f);
-    new_master(f, "m2");
+    new_master(f);
     (void)send_about(f, "c2", "s", COMMAND_DISPATCH); /* the store doesn't have the first one yet, that has to open c1's */
     commit_all(f);
     store_all(f);
@@ -842,7 +841,7 @@ static void a_key_on_its_way_is_wrapped_anew_too(void **state)
 
     keep_subjects(f);
     (void)send_about(f, "c1", "s", COMMAND_DISPATCH);
-    new_master(f, "m2"); /* before the first key is in the store */
+    new_master(f); /* before the first key is in the store */
     aggregates_tick(f->aggregates, f->moment);
     assert_true(aggregates_view(f->aggregates).rewrapping);
     commit_all(f);
@@ -863,7 +862,7 @@ static void a_new_wrapping_that_is_lost_is_made_again(void **state)
     (void)send_about(f, "c1", "s", COMMAND_DISPATCH);
     commit_all(f);
     store_all(f);
-    new_master(f, "m2");
+    new_master(f);
     f->submit_status = STATUS_EXHAUSTED; /* a full disk */
     for (int i = 0; i < 3; i++)
         tick_and_store(f);

@@ -176,9 +176,7 @@ static void master_keys_change(void **state)
     struct store_key key = key_subject(3, BYTES_LITERAL("anna"), anna.id);
     struct fault fault;
 
-    f->vault.masters[1] = f->vault.masters[0]; /* a new first one */
-    f->vault.masters[0] = (struct master_key){.id = "m2", .key = {2}};
-    f->vault.master_count = 2;
+    put_second_master(&f->vault);
     assert_ok(subject_key_newest(&f->vault, f->store, 3, BYTES_LITERAL("anna"), &found, &fault));
     assert_memory_equal(found.key, anna.key, sizeof anna.key);
     assert_ok(store_get(f->store, STORE_KEYS, key_bytes(&key), &arena, &value, &fault));
@@ -209,9 +207,7 @@ static void another_master_key_retires_the_keys_before(void **state)
     struct fault fault;
 
     assert_false(subject_key_is_retired(&f->vault, &anna));
-    f->vault.masters[1] = f->vault.masters[0];
-    f->vault.masters[0] = (struct master_key){.id = "m2", .key = {2}};
-    f->vault.master_count = 2;
+    put_second_master(&f->vault);
     assert_true(subject_key_is_retired(&f->vault, &anna));
     for (int i = 0; i < 50; i++) {
         assert_ok(subject_key_make(&f->vault, 3, BYTES_LITERAL("anna"), &anna, &f->arena, &later, &record, &fault));
