@@ -454,6 +454,11 @@ enum member_status control_member_status(struct control *control, uint64_t node_
     return status;
 }
 
+bool control_member_answers(struct control *control, uint64_t node_id)
+{
+    return control_member_status(control, node_id) == MEMBER_ALIVE;
+}
+
 void control_member_counts(struct control *control, size_t counts[MEMBER_LEFT + 1])
 {
     memset(counts, 0, (MEMBER_LEFT + 1) * sizeof *counts);

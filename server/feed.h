@@ -111,6 +111,10 @@ struct process_stream {
     struct rpc_channel *channel;
     struct rpc_stream *source;
     bool client_closed;
+    struct process_stream *next; /* of those that are put through: see there */
+    uint32_t home;
+    uint64_t coordinator;
+    bool moved; /* the home has another owner */
     /* Here; the feeder's. */
     struct feed_letter join, left;
     struct arena arena;
@@ -171,6 +175,7 @@ void groups_asked(struct groups *groups, struct group_question *question);
 uint64_t groups_tick(struct groups *groups, uint64_t now_ms);
 void groups_end(struct groups *groups); /* the node stops */
 void groups_metrics(struct groups *groups, struct buffer *out); /* any thread */
+void coordinator_changed(struct fault *fault);
 /* The home of a group and its owner, as this node knows it; 0 for nobody. */
 uint64_t group_owner(struct node *node, struct bytes group, uint32_t *home);
 

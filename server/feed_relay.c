@@ -1,6 +1,6 @@
 /*
  * Partitions of a subscription that this node holds no replica of: the same request, for those partitions, to
- * a node that does. A source that breaks is replaced by another, from where the subscription stands.
+ * a node that does. A source that breaks or hangs is replaced by another, from where the subscription stands.
  */
 #include "access.h"
 #include "faults.h"
@@ -91,12 +91,14 @@ void feed_relays_make(struct feed *feed, const bool *held)
     }
 }
 
-/* Who holds all of the relay's partitions, another than the last time where there is one; 0 for nobody now. */
+/* Who holds all of the relay's partitions and answers, another than the last time where there is one; 0 for nobody
+ * now. A single partition, which can't be divided, is asked of who is suspected if need be. */
 static uint64_t choose(const struct feed_relay *relay)
 {
     struct node *node = relay->feed->node;
     struct owner_note note;
     uint64_t again = 0;
+    uint64_t suspected = 0;
 
     routes_get(node->routes, relay->partitions[0], &note);
     for (size_t i = 0; i < note.voters.count; i++) {
@@ -105,11 +107,16 @@ static uint64_t choose(const struct feed_relay *relay)
 
         for (size_t n = 1; all && n < relay->count; n++)
             all = holds(node, relay->partitions[n], candidate);
-        if (all && candidate != relay->last_target)
+        if (!all)
+            continue;
+        if (!control_member_answers(node->control, candidate))
+            suspected = candidate;
+        else if (candidate == relay->last_target)
+            again = candidate;
+        else
             return candidate;
-        again = all ? candidate : again;
     }
-    return again;
+    return again != 0 || relay->count > 1 ? again : suspected;
 }
 
 static void open_source(struct feed_relay *relay, uint64_t target, const char *address, const char *method,
@@ -174,12 +181,28 @@ static void dial(struct feed_relay *relay, uint64_t target, const char *address)
     buffer_release(&token);
 }
 
+/* Its source doesn't answer any more, and others can be asked; what can't be asked of them has to be lost first. */
+static bool hangs(const struct feed_relay *relay)
+{
+    struct control *control = relay->feed->node->control;
+    uint64_t next;
+
+    if (control_member_answers(control, relay->last_target))
+        return false;
+    if (relay->source != NULL && relay->begun)
+        return control_member_status(control, relay->last_target) != MEMBER_SUSPECT;
+    next = choose(relay);
+    return next == 0 ? relay->count > 1 : control_member_answers(control, next);
+}
+
 void feed_relays_tick(struct feed *feed, uint64_t now_ms)
 {
     for (struct feed_relay *relay = feed->relays; relay != NULL; relay = relay->next) {
         char address[ADDRESS_BYTES_MAX + 1];
         uint64_t target;
 
+        if (relay->stream != NULL && hangs(relay))
+            rpc_stream_cancel(relay->stream);
         if (relay->stream != NULL || relay->ended || now_ms < relay->retry_ms)
             continue;
         relay->retry_ms = now_ms + RETRY_MS;

@@ -45,10 +45,10 @@ uint64_t group_owner(struct node *node, struct bytes group, uint32_t *home)
     return routes_owner(node->routes, *home, &epoch);
 }
 
-static void not_here(struct fault *fault)
+void coordinator_changed(struct fault *fault)
 {
     (void)fault_set(fault, STATUS_UNAVAILABLE, "COORDINATOR_CHANGED",
-                    "this node doesn't coordinate the group; join again at any node");
+                    "another node coordinates the group now; join again at any node");
     fault->retry_ms = 100;
 }
 
@@ -336,7 +336,7 @@ void groups_join(struct groups *all, struct process_stream *member)
     enum status status = STATUS_OK;
 
     if (all->ending || group_owner(all->node, member->request.group, &home) != all->node->id) {
-        not_here(&fault);
+        coordinator_changed(&fault);
         fault_finish_stream(member->stream, &fault);
         return;
     }
@@ -475,7 +475,7 @@ void groups_asked(struct groups *all, struct group_question *question)
         return;
     }
     if (all->ending || group_owner(all->node, question->request.group, &home) != all->node->id) {
-        not_here(&fault);
+        coordinator_changed(&fault);
         status = fault.status;
     } else if (here == NULL) {
         status = make(all, &unknown, &here, &fault);
@@ -577,7 +577,7 @@ uint64_t groups_tick(struct groups *all, uint64_t now_ms)
         if (group_owner(all->node, group_name(here->group), &home) != all->node->id) {
             struct fault fault;
 
-            not_here(&fault);
+            coordinator_changed(&fault);
             end_with(here, &fault);
         } else {
             group_tick(here->group, now_ms);
@@ -604,7 +604,7 @@ void groups_end(struct groups *all)
     struct fault fault;
 
     all->ending = true;
-    not_here(&fault);
+    coordinator_changed(&fault);
     while (all->first != NULL)
         end_with(all->first, &fault);
 }

@@ -325,6 +325,7 @@ static enum status start(struct node *node, struct http **http, struct fault *fa
         node->range_fetches = range_fetches_new(node);
         node->range_sends = range_sends_new(node);
         node->read_relays = read_relays_new(node);
+        node->through_streams = through_streams_new();
         node->feeder = feeder_new(node);
         node->local_bus = local_bus_new(node);
         node->storage = storage_new(node);
@@ -439,6 +440,7 @@ static void stop(struct node *node, struct http *http)
     rpc_loop_free(node->loop);
     range_sends_free(node->range_sends);
     access_free(node);
+    through_streams_free(node->through_streams);
     feeder_free(node->feeder);
     if (node->local_bus != NULL)
         local_bus_stop(node->local_bus);

@@ -39,6 +39,7 @@ struct range_sends;
 struct access;
 struct audit;
 struct read_relays;
+struct through_streams;
 struct feeder;
 struct local_bus;
 
@@ -68,6 +69,7 @@ struct node {
     struct subjects *subjects;
     struct audit *audit;   /* NULL without an audit log */
     struct read_relays *read_relays;
+    struct through_streams *through_streams;
     struct feeder *feeder;
     struct local_bus *local_bus;
     struct metrics metrics;
@@ -170,6 +172,8 @@ struct reading {
     struct shard *shard;
     struct awaiting awaited;
     atomic_bool relaying;
+    atomic_bool relay_any;  /* a page came */
+    atomic_bool relay_left; /* the source doesn't answer any more, but another might */
     uint64_t last_target;
     bool relay_again;                    /* the source broke before its first page */
     _Atomic(struct rpc_stream *) source; /* held until the reading goes */
@@ -312,8 +316,8 @@ void request_free(struct request *request);
 
 struct routes *routes_new(const struct founding *founding);
 void routes_free(struct routes *routes);
-/* By the shard of the partition, whose engine knows what is newest; owner 0 when nobody owns it. */
-void routes_set(struct routes *routes, const struct owner_note *note);
+/* By the shard of the partition, whose engine knows what is newest; owner 0 when nobody owns it. True: another owner. */
+bool routes_set(struct routes *routes, const struct owner_note *note);
 /* Who holds it is known from the founding on. */
 void routes_get(struct routes *routes, uint32_t partition, struct owner_note *note);
 /* Whether readers may use this node's replica. */
@@ -409,6 +413,8 @@ uint64_t control_topology_version(struct control *control);
 uint64_t control_member_with_handler(struct control *control, struct bytes aggregate_type,
                                      uint64_t hint);
 /* MEMBER_DEAD when it is unknown. Any thread. */
+/* It answers, as far as the members know. */
+bool control_member_answers(struct control *control, uint64_t node_id);
 enum member_status control_member_status(struct control *control, uint64_t node_id);
 /* How many members have each status. Any thread. */
 void control_member_counts(struct control *control, size_t counts[MEMBER_LEFT + 1]);
@@ -473,6 +479,8 @@ struct read_relays *read_relays_new(struct node *node);
 bool read_relay_start(struct node *node, struct reading *reading, uint64_t target);
 void read_relay_drained(struct reading *reading); /* poller thread */
 void read_relay_cancel(struct reading *reading);  /* any thread that has the reading */
+/* Its source doesn't answer: another, or UNAVAILABLE when something came. The shard. */
+void read_relay_leave(struct reading *reading);
 /* On the way down: cancel; true once none is left. */
 bool read_relays_gone(struct read_relays *relays);
 void read_relays_free(struct read_relays *relays);
@@ -490,6 +498,13 @@ bool feeder_gone(struct feeder *feeder);
 /* Lines for /metrics, by group and partition; any thread. */
 void feeder_group_metrics(struct feeder *feeder, struct buffer *out);
 void feeder_free(struct feeder *feeder); /* after the loop is gone */
+
+/* ---- process_service.c: members of processor groups that other nodes coordinate ---- */
+
+struct through_streams *through_streams_new(void);
+/* Another node owns the partition: the groups whose home it is are coordinated there. Any thread. */
+void through_streams_moved(struct through_streams *all, uint32_t partition);
+void through_streams_free(struct through_streams *all); /* after the loop is gone */
 
 /* ---- local_bus.c: subscribing processors ---- */
 

@@ -3,10 +3,18 @@
  * when that is this node the feeder has the member, else the stream is put through to it, and a call passed on.
  */
 #include "access.h"
+#include "event/group.h"
 #include "faults.h"
 #include "feed.h"
 
 enum { PENDING_MAX = 8, CALL_TIMEOUT_MS = 10000 };
+
+/* The streams that are put through. A coordinator that hangs doesn't end them, and its successor knows of no member
+ * before those join again. */
+struct through_streams {
+    pthread_mutex_t lock; /* of the list, and of `source` and `moved` of what is in it */
+    struct process_stream *first;
+};
 
 static enum status know_owner(struct node *node, struct bytes group, bool forwarded, uint64_t *owner,
                               char *address, size_t room, struct fault *fault)
@@ -37,6 +45,15 @@ static enum status know_owner(struct node *node, struct bytes group, bool forwar
 /* When both sides are closed. */
 static void put_down(struct process_stream *member)
 {
+    struct through_streams *all = member->node->through_streams;
+    struct process_stream **at = &all->first;
+
+    pthread_mutex_lock(&all->lock);
+    while (*at != NULL && *at != member)
+        at = &(*at)->next;
+    if (*at != NULL)
+        *at = member->next;
+    pthread_mutex_unlock(&all->lock);
     rpc_channel_free(member->channel);
     rpc_stream_drop(member->stream);
     arena_release(&member->arena);
@@ -55,18 +72,67 @@ static void source_message(void *user, struct rpc_stream *source, struct bytes m
 static void source_closed(void *user, struct rpc_stream *source, int code, const char *text)
 {
     struct process_stream *member = user;
+    struct through_streams *all = member->node->through_streams;
+    struct fault fault;
+    bool moved;
 
-    rpc_stream_finish(member->stream, code, text, rpc_stream_details(source));
-    rpc_stream_drop(source);
+    pthread_mutex_lock(&all->lock);
     member->source = NULL;
+    moved = member->moved;
+    pthread_mutex_unlock(&all->lock);
+    if (moved) {
+        coordinator_changed(&fault);
+        fault_finish_stream(member->stream, &fault);
+    } else {
+        rpc_stream_finish(member->stream, code, text, rpc_stream_details(source));
+    }
+    rpc_stream_drop(source);
     if (member->client_closed)
         put_down(member);
 }
 
 static const struct rpc_stream_events source_events = {.message = source_message, .closed = source_closed};
 
-static void put_through(struct process_stream *member, const char *address)
+/* With the lock held. */
+static void leave_if_moved(struct process_stream *member)
 {
+    uint64_t epoch;
+    uint64_t owner = routes_owner(member->node->routes, member->home, &epoch);
+
+    if (owner == 0 || owner == member->coordinator || member->source == NULL || member->moved)
+        return;
+    member->moved = true;
+    rpc_stream_cancel(member->source);
+}
+
+void through_streams_moved(struct through_streams *all, uint32_t partition)
+{
+    pthread_mutex_lock(&all->lock);
+    for (struct process_stream *member = all->first; member != NULL; member = member->next)
+        if (member->home == partition)
+            leave_if_moved(member);
+    pthread_mutex_unlock(&all->lock);
+}
+
+struct through_streams *through_streams_new(void)
+{
+    struct through_streams *all = memory_zero(1, sizeof *all);
+
+    pthread_mutex_init(&all->lock, NULL);
+    return all;
+}
+
+void through_streams_free(struct through_streams *all)
+{
+    if (all == NULL)
+        return;
+    pthread_mutex_destroy(&all->lock);
+    free(all);
+}
+
+static void put_through(struct process_stream *member, uint64_t coordinator, const char *address)
+{
+    struct through_streams *all = member->node->through_streams;
     struct buffer out = {0};
 
     member->request.forwarded = true;
@@ -75,6 +141,13 @@ static void put_through(struct process_stream *member, const char *address)
     member->source = rpc_stream_open(member->channel, "/cairn.v1.EventService/Process", &source_events, member, 0);
     rpc_stream_send(member->source, buffer_bytes(&out));
     buffer_release(&out);
+    pthread_mutex_lock(&all->lock);
+    member->home = group_home(member->request.group, node_partition_count(member->node));
+    member->coordinator = coordinator;
+    member->next = all->first;
+    all->first = member;
+    leave_if_moved(member); /* meanwhile */
+    pthread_mutex_unlock(&all->lock);
 }
 
 /* ---- a member's stream ---- */
@@ -132,7 +205,7 @@ static void first_message(struct process_stream *member, struct bytes packed)
     if (owner == member->node->id)
         feeder_send(member->node->feeder, &member->join);
     else
-        put_through(member, address);
+        put_through(member, owner, address);
 }
 
 static void message(void *user, struct rpc_stream *stream, struct bytes packed)

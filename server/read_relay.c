@@ -1,8 +1,8 @@
 /*
  * A read that came to a node without a replica of its partition: the same request to a node that
  * has one, and its pages passed on as they come. Nothing is kept: a slow client pauses the source.
- * A source that breaks before its first page is replaced by another; after that the client hears
- * UNAVAILABLE, because it may have seen a part.
+ * A source that breaks or hangs before its first page is replaced by another; after that the client
+ * hears UNAVAILABLE, because it may have seen a part.
  */
 #include "access.h"
 #include "faults.h"
@@ -23,7 +23,6 @@ struct relay {
     struct read_relays *all;
     struct reading *reading;
     struct rpc_stream *source;
-    bool any;
 };
 
 struct read_relays {
@@ -39,7 +38,7 @@ static void on_message(void *user, struct rpc_stream *source, struct bytes page)
     struct relay *relay = user;
     struct rpc_stream *client = relay->reading->stream;
 
-    relay->any = true;
+    atomic_store(&relay->reading->relay_any, true);
     rpc_stream_send(client, page);
     if (rpc_stream_pending(client) >= PENDING_PAGES_MAX)
         rpc_stream_pause(source, true); /* read_relay_drained() goes on; same thread */
@@ -52,8 +51,12 @@ static void on_closed(void *user, struct rpc_stream *source, int code, const cha
     struct reading *reading = relay->reading;
     struct relay **at = &all->running;
 
-    reading->relay_again = code == CODE_UNAVAILABLE && !relay->any;
-    if (!reading->relay_again)
+    reading->relay_again =
+        (code == CODE_UNAVAILABLE || atomic_load(&reading->relay_left)) && !atomic_load(&reading->relay_any);
+    if (!reading->relay_again && atomic_load(&reading->relay_left))
+        rpc_stream_finish(reading->stream, CODE_UNAVAILABLE,
+                          "the node that this one asked doesn't answer any more; ask again", BYTES_NONE);
+    else if (!reading->relay_again)
         rpc_stream_finish(reading->stream, code, text, rpc_stream_details(source));
     pthread_mutex_lock(&all->lock);
     while (*at != relay)
@@ -108,6 +111,7 @@ bool read_relay_start(struct node *node, struct reading *reading, uint64_t targe
     relay = memory_zero(1, sizeof *relay);
     *relay = (struct relay){.next = all->running, .all = all, .reading = reading};
     all->running = relay;
+    atomic_store(&reading->relay_left, false);
     atomic_store(&reading->relaying, true);
     source = rpc_stream_open(channel_to(all, target, address),
                              reading->request.of_snapshot ? "/cairn.v1.EventService/ReadSnapshot"
@@ -128,6 +132,12 @@ void read_relay_drained(struct reading *reading)
 
     if (source != NULL)
         rpc_stream_pause(source, false);
+}
+
+void read_relay_leave(struct reading *reading)
+{
+    atomic_store(&reading->relay_left, true);
+    read_relay_cancel(reading);
 }
 
 void read_relay_cancel(struct reading *reading)

@@ -178,6 +178,11 @@ static void flow(struct shard *shard, struct reading *r)
     /* `drained` brings us back. */
 }
 
+static bool answers(const struct shard *shard, uint64_t node_id)
+{
+    return links_up(shard->node->links, node_id) && control_member_answers(shard->node->control, node_id);
+}
+
 /* The owner, who needs ask nobody else; not the one that just failed if another can be reached. */
 static uint64_t replica_to_ask(const struct shard *shard, const struct reading *r)
 {
@@ -187,10 +192,10 @@ static uint64_t replica_to_ask(const struct shard *shard, const struct reading *
     uint64_t epoch;
     uint64_t owner = engine_owner(shard->engine, r->partition, &epoch);
 
-    if (owner != 0 && owner != failed && links_up(links, owner))
+    if (owner != 0 && owner != failed && answers(shard, owner))
         return owner;
     for (size_t i = 0; i < set->count; i++)
-        if (set->replicas[i] != failed && links_up(links, set->replicas[i]))
+        if (set->replicas[i] != failed && answers(shard, set->replicas[i]))
             return set->replicas[i];
     return failed != 0 && links_up(links, failed) ? failed : 0;
 }
@@ -243,6 +248,20 @@ void reads_go_on(struct shard *shard, struct reading *reading)
         flow(shard, reading);
 }
 
+/* Its source hangs: before a page came another may be asked, if there is one; after that, once the source is dead. */
+static bool source_hangs(const struct shard *shard, const struct reading *r)
+{
+    struct control *control = shard->node->control;
+    uint64_t next;
+
+    if (control_member_answers(control, r->last_target))
+        return false;
+    if (atomic_load(&r->relay_any))
+        return control_member_status(control, r->last_target) != MEMBER_SUSPECT;
+    next = replica_to_ask(shard, r);
+    return next != 0 && next != r->last_target;
+}
+
 /* Relayed, or about to be. True while it goes on. */
 static bool tick_relayed(struct shard *shard, struct reading *r)
 {
@@ -251,6 +270,8 @@ static bool tick_relayed(struct shard *shard, struct reading *r)
     if (r->state == READING_RELAYED && atomic_load(&r->relaying)) {
         if (atomic_load(&r->closed))
             read_relay_cancel(r);
+        else if (source_hangs(shard, r))
+            read_relay_leave(r);
         return true;
     }
     if (r->state == READING_RELAYED && !r->relay_again) {

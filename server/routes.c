@@ -33,14 +33,16 @@ void routes_free(struct routes *routes)
     free(routes);
 }
 
-void routes_set(struct routes *routes, const struct owner_note *note)
+bool routes_set(struct routes *routes, const struct owner_note *note)
 {
     struct owner_note *row;
+    bool moved;
 
     if (note->partition >= routes->count)
-        return;
+        return false;
     row = &routes->rows[note->partition];
     pthread_mutex_lock(&routes->lock);
+    moved = row->owner != note->owner;
     row->owner = note->owner;
     row->epoch = note->epoch;
     if (note->voters.count > 0) {
@@ -50,6 +52,7 @@ void routes_set(struct routes *routes, const struct owner_note *note)
     }
     routes->version++;
     pthread_mutex_unlock(&routes->lock);
+    return moved;
 }
 
 void routes_get(struct routes *routes, uint32_t partition, struct owner_note *note)

@@ -179,7 +179,10 @@ static void effect_stored(void *context, uint32_t partition)
 
 static void effect_route(void *context, const struct owner_note *note)
 {
-    routes_set(((struct shard *)context)->node->routes, note);
+    struct node *node = ((struct shard *)context)->node;
+
+    if (routes_set(node->routes, note))
+        through_streams_moved(node->through_streams, note->partition);
 }
 
 static void effect_known(void *context, uint32_t partition, struct owner_note *note)

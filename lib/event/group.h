@@ -8,7 +8,8 @@
  * Always true: a partition's events are at one member at a time, in order of positions, none left out; what
  * isn't acknowledged is given again, to whoever has the partition then; a partition moves from a live member
  * only when that has acknowledged all that it was given; the cursor never passes what isn't acknowledged or
- * parked. The cursor is kept lazily: a new coordinator gives again what came in between.
+ * parked. The cursor is kept lazily: a new coordinator gives again what came in between. One that hung and doesn't
+ * know of its successor gives what others have had, until it hears.
  *
  * Thread rule: one thread at a time.
  */

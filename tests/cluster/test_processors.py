@@ -8,6 +8,7 @@ import time
 import cairn
 import grpc
 import pytest
+import xxhash
 from cairn.v1 import event_pb2, event_pb2_grpc
 from cluster import SLOW, Cluster, wait_placed, wait_until
 
@@ -358,6 +359,30 @@ def test_groups_outlive_nodes_and_members(fault):
                     victim.wait_ready(30)
             wait_for(journal, total(client))
         journal.check(total(client))
+
+
+def test_members_leave_a_coordinator_that_hangs():
+    """The node that puts their streams through knows who coordinates now; the one that hangs says nothing."""
+    with Cluster(3) as cluster, cairn.Client(cluster.endpoints, timeout=60 * SLOW) as client:
+        topology = client.topology()
+        owner = topology.partitions[xxhash.xxh3_64_intdigest(b"left") % 64].owner
+        name = next(member.name for member in topology.members if member.node_id == owner)
+        victim = next(node for node in cluster.nodes if node.name == name)
+        other = next(node for node in cluster.nodes if node.name != name)
+        with grpc.insecure_channel(other.endpoint) as channel:
+            said = threading.Event()
+
+            def requests():
+                yield event_pb2.ProcessRequest(join=event_pb2.JoinGroup(group="left", member="m"))
+                said.wait(60 * SLOW)
+
+            call = event_pb2_grpc.EventServiceStub(channel).Process(requests())
+            assert len(next(call).assignment.partitions) == 64
+            victim.signal(signal.SIGSTOP)
+            with pytest.raises(grpc.RpcError) as caught:
+                list(call)
+            said.set()
+            assert cairn.errors.from_rpc(caught.value).reason == "COORDINATOR_CHANGED"
 
 
 @pytest.mark.slow

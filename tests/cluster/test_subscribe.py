@@ -276,6 +276,29 @@ def test_a_node_gives_what_others_hold():
             consumer.check(400)
 
 
+@pytest.mark.slow
+def test_a_node_that_hangs_is_asked_no_more():
+    """Its connections stand: they would be given up for lost thirteen seconds later."""
+    with Cluster(5, arguments=("--partitions", "20")) as cluster:
+        first, victim = cluster.nodes[0], cluster.nodes[3]
+        with cairn.Client([first.endpoint], timeout=60 * SLOW) as client, Consumer(client) as consumer:
+            for number in range(200):
+                put(client, number)
+            consumer.wait_for(200)
+            victim.signal(signal.SIGSTOP)
+            with grpc.insecure_channel(first.endpoint) as channel:
+                stub = event_pb2_grpc.EventServiceStub(channel)
+                reads = [stub.ReadAggregate(event_pb2.ReadAggregateRequest(aggregate_id=f"s-{number}"),
+                                            timeout=60 * SLOW) for number in range(40)]
+                assert [sum(len(page.events) for page in read) for read in reads] == [5] * 40
+            for number in range(200, 240):
+                put(client, number)
+            consumer.wait_for(240)
+            assert len(list(client.read_all())) == 240
+            assert "link-lost" not in first.log()
+        consumer.check(240)
+
+
 def test_one_partition_is_one_order():
     with Cluster(1, arguments=("--partitions", "1")) as cluster, cairn.Client(cluster.endpoints) as client:
         for number in range(100):
