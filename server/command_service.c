@@ -2,6 +2,8 @@
 #include "faults.h"
 #include "node.h"
 
+enum { ANSWER_ROOM_BYTES = 1024 }; /* what most answers need is on the stack */
+
 /* Where the command was decided, when that wasn't here. */
 static struct bytes owner_hint(struct request *r, char *out, size_t room)
 {
@@ -16,7 +18,8 @@ static void finish_call(struct request *r, const struct outcome *outcome,
                         const struct fault *fault)
 {
     struct fault rejected;
-    struct buffer out = {0};
+    uint8_t room[ANSWER_ROOM_BYTES];
+    struct buffer out = buffer_in(room, sizeof room);
     char owner[ADDRESS_BYTES_MAX + 1];
 
     if (outcome != NULL && outcome->rejection.present) {
@@ -162,7 +165,8 @@ static void send_result(struct dispatch_session *session, struct bytes command_i
                         const struct outcome *outcome, struct bytes owner,
                         const struct fault *fault)
 {
-    struct buffer out = {0};
+    uint8_t room[ANSWER_ROOM_BYTES];
+    struct buffer out = buffer_in(room, sizeof room);
     struct fault rejected;
 
     if (outcome != NULL && outcome->rejection.present) {
@@ -209,9 +213,10 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
                                                      &timeout_ms, &fault);
 
     if (status == STATUS_OK) {
-        struct arena id_arena = {0};
-        struct bytes id = arena_copy(&id_arena, r->routed.admitted.command.id);
+        uint8_t id_room[COMMAND_ID_BYTES_MAX]; /* the request is gone when it isn't started */
+        struct buffer id = buffer_in(id_room, sizeof id_room);
 
+        buffer_add(&id, r->routed.admitted.command.id.data, r->routed.admitted.command.id.len);
         if (timeout_ms > 0 && clock_monotonic_ms() + timeout_ms < deadline)
             deadline = clock_monotonic_ms() + timeout_ms;
         r->session = session;
@@ -228,13 +233,13 @@ static void message(void *user, struct rpc_stream *stream, struct bytes packed)
         }
         status = request_start(r, BYTES_NONE, COMMAND_DISPATCH, deadline, &fault);
         if (status != STATUS_OK) {
-            send_result(session, id, NULL, BYTES_NONE, &fault);
+            send_result(session, buffer_bytes(&id), NULL, BYTES_NONE, &fault);
             if (status == STATUS_EXHAUSTED)
                 limit(session);
             atomic_fetch_sub(&session->outstanding, 1);
             session_drop(session);
         }
-        arena_release(&id_arena);
+        buffer_release(&id);
     } else {
         send_result(session, BYTES_NONE, NULL, BYTES_NONE, &fault);
         request_free(r);

@@ -125,6 +125,8 @@ struct letter {
     enum letter_kind kind;
 };
 
+enum { REQUEST_ROOM_BYTES = 2048 };
+
 /* A command inside this node, and who waits for its answer: a call, a stream, or (neither) a peer. */
 struct request {
     struct letter letter;
@@ -140,6 +142,7 @@ struct request {
     void *user;    /* of whoever isn't a client's call or stream */
     bool fixed_partition; /* not that of the aggregate's id */
     void *counted; /* of a command in a stream: see access_command_begins() */
+    ARENA_ROOM(room, REQUEST_ROOM_BYTES); /* of the arena of `routed`: most commands need no more */
 };
 
 /* Somebody who waits until a replica here has what a linearizable read must see. */

@@ -4,8 +4,10 @@
 
 struct request *request_new(struct node *node)
 {
-    struct request *request = memory_zero(1, sizeof *request);
+    struct request *request = memory_take(sizeof *request);
 
+    memset(request, 0, offsetof(struct request, room));
+    request->routed.arena = arena_in(request->room, sizeof request->room);
     request->letter.kind = LETTER_REQUEST;
     request->node = node;
     request->started_us = clock_monotonic_us();

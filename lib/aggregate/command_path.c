@@ -12,7 +12,8 @@
  */
 #include "parts.h"
 
-enum { SCRATCH_BYTES_KEPT = 16 << 10 };
+/* What most commands need for a decision and its record is on the stack. */
+enum { SCRATCH_BYTES_KEPT = 16 << 10, COMMAND_ROOM_BYTES = 2048 };
 
 static void run(struct aggregates *all, struct aggregate *a, struct moment moment);
 
@@ -103,7 +104,8 @@ static enum status record(struct aggregates *all, struct aggregate *a, struct in
 {
     const struct command *asked = &command->waiters->command;
     size_t count = d->rejection.present ? 0 : d->count;
-    struct arena arena = {0};
+    ARENA_ROOM(room, COMMAND_ROOM_BYTES);
+    struct arena arena = arena_in(room, sizeof room);
     struct buffer *scratch = &all->deciding;
     struct bytes *packed = arena_take(&arena, count * sizeof *packed);
     int64_t time_ms = moment.wall_ms > all->last_time_ms ? moment.wall_ms : all->last_time_ms;
@@ -390,7 +392,8 @@ static enum status prepare(struct aggregates *all, struct aggregate *a,
 static void decide_here(struct aggregates *all, struct aggregate *a, struct inflight *command,
                         struct moment moment)
 {
-    struct arena arena = {0};
+    ARENA_ROOM(room, COMMAND_ROOM_BYTES);
+    struct arena arena = arena_in(room, sizeof room);
     struct decision d;
 
     decision_init(&d, &arena);
@@ -538,7 +541,8 @@ static void submit_open(struct aggregates *all)
         all->next_position = first_position;
         return;
     }
-    entry = memory_take(sizeof *entry);
+    entry = all->spare_sent != NULL ? all->spare_sent : memory_take(sizeof *entry);
+    all->spare_sent = NULL;
     *entry = (struct sent_entry){NULL, index, all->open_commands};
     for (struct inflight *c = entry->commands; c != NULL; c = c->next) {
         c->index = index;
@@ -617,7 +621,8 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
                                  struct applied *applied, struct store_batch *batch,
                                  struct fault *fault)
 {
-    struct arena arena = {0};
+    ARENA_ROOM(room, COMMAND_ROOM_BYTES);
+    struct arena arena = arena_in(room, sizeof room);
     struct log_batch entry;
     struct sent_entry *mine =
         all->sent != NULL && all->sent->index == index ? all->sent : NULL;
@@ -656,7 +661,8 @@ enum status aggregates_committed(struct aggregates *all, uint64_t index, struct 
         all->sent = mine->next;
         if (all->sent == NULL)
             all->sent_end = &all->sent;
-        free(mine);
+        free(all->spare_sent);
+        all->spare_sent = mine;
     }
     shrink(&all->applying);
     arena_release(&arena);
@@ -776,6 +782,8 @@ void aggregates_free(struct aggregates *all)
     buffer_release(&all->open);
     buffer_release(&all->deciding);
     buffer_release(&all->applying);
+    free(all->spare_sent);
+    inflight_free_spare(all);
     free(all);
 }
 

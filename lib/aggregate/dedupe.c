@@ -4,6 +4,29 @@
  */
 #include "parts.h"
 
+/* Of a partition, and there are many; the room of a large outcome isn't kept. */
+enum { SPARE_MAX = 16, OUTCOME_BYTES_KEPT = 4096 };
+
+static struct inflight *inflight_new(struct aggregates *all, struct bytes id)
+{
+    struct inflight *inflight = all->spare;
+    struct buffer outcome = {0};
+
+    assert(id.len <= COMMAND_ID_BYTES_MAX); /* command_check() */
+    if (inflight != NULL) {
+        all->spare = inflight->next;
+        all->spare_count--;
+        outcome = inflight->outcome;
+        outcome.len = 0;
+    } else {
+        inflight = memory_take(sizeof *inflight);
+    }
+    *inflight = (struct inflight){.outcome = outcome};
+    memcpy(inflight->id_room, id.data, id.len);
+    inflight->id = (struct bytes){inflight->id_room, id.len};
+    return inflight;
+}
+
 static void refuse_reuse(struct aggregates *all, struct admitted *command)
 {
     struct fault fault;
@@ -81,9 +104,7 @@ enum status dedupe(struct aggregates *all, struct admitted *command, struct mome
         refusal_add(all, command, &fault);
         return STATUS_NOT_FOUND;
     }
-    found = memory_zero(1, sizeof *found + id.len);
-    found->id = (struct bytes){(uint8_t *)(found + 1), id.len};
-    memcpy(found + 1, id.data, id.len);
+    found = inflight_new(all, id);
     found->fingerprint = command->command.fingerprint;
     found->waiters = command;
     command->next = NULL;
@@ -113,6 +134,23 @@ void inflight_free(struct aggregates *all, struct inflight *inflight)
 {
     assert(inflight->waiters == NULL);
     HASH_DEL(all->known, inflight);
+    if (all->spare_count < SPARE_MAX && inflight->outcome.room <= OUTCOME_BYTES_KEPT) {
+        inflight->next = all->spare;
+        all->spare = inflight;
+        all->spare_count++;
+        return;
+    }
     buffer_release(&inflight->outcome);
     free(inflight);
+}
+
+void inflight_free_spare(struct aggregates *all)
+{
+    while (all->spare != NULL) {
+        struct inflight *next = all->spare->next;
+
+        buffer_release(&all->spare->outcome);
+        free(all->spare);
+        all->spare = next;
+    }
 }

@@ -37,7 +37,8 @@ struct aggregate {
 /* A command that waits, is being decided, or is decided: what dedupe looks at first. */
 struct inflight {
     UT_hash_handle hh; /* by command id */
-    struct bytes id;   /* ours */
+    struct bytes id;   /* in id_room */
+    uint8_t id_room[COMMAND_ID_BYTES_MAX];
     uint64_t fingerprint;
     struct admitted *waiters; /* the command, then its repeats */
     struct aggregate *aggregate;
@@ -85,10 +86,13 @@ struct aggregates {
     struct aggregate *parked; /* have a mailbox that waits for the store or for workers */
 
     struct inflight *known;
+    struct inflight *spare; /* for the next commands, so that not each makes its own */
+    size_t spare_count;
     struct inflight *unstored; /* committed, oldest first */
     struct inflight **unstored_end;
     struct sent_entry *sent; /* oldest first */
     struct sent_entry **sent_end;
+    struct sent_entry *spare_sent; /* for the next one */
 
     struct buffer open; /* the log entry under construction */
     struct buffer deciding, applying; /* scratch, kept so that not each command makes its own */
@@ -278,5 +282,6 @@ MUST_USE enum status dedupe(struct aggregates *all, struct admitted *command,
 void inflight_answer(struct aggregates *all, struct inflight *inflight,
                      const struct outcome *outcome, const struct fault *fault);
 void inflight_free(struct aggregates *all, struct inflight *inflight);
+void inflight_free_spare(struct aggregates *all);
 
 #endif

@@ -47,6 +47,10 @@ struct arena {
     size_t total;  /* bytes of all chunks */
 };
 
+/* An arena whose first bytes are the caller's, aligned to 16: on its stack, or in what it allocates anyway. It is
+ * released before those are gone, and isn't copied to where it would outlive them. */
+struct arena arena_in(void *room, size_t size);
+#define ARENA_ROOM(name, size) _Alignas(16) uint8_t name[size]
 void arena_release(struct arena *arena);
 /* Forget all but the first chunk, for use again. */
 void arena_reset(struct arena *arena);
@@ -68,8 +72,11 @@ struct buffer {
     uint8_t *data;
     size_t len;
     size_t room;
+    bool borrowed; /* see buffer_in() */
 };
 
+/* A buffer whose first bytes are the caller's: nothing is allocated before they are full. */
+struct buffer buffer_in(void *room, size_t size);
 void buffer_release(struct buffer *buffer);
 void buffer_add(struct buffer *buffer, const void *data, size_t len);
 void *buffer_extend(struct buffer *buffer, size_t len); /* room for len more, counted as used */

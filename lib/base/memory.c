@@ -6,6 +6,7 @@
 struct arena_chunk {
     struct arena_chunk *next;
     size_t size;
+    bool borrowed; /* the caller's */
     _Alignas(16) uint8_t data[];
 };
 
@@ -91,6 +92,15 @@ bool bytes_is_utf8(struct bytes b)
     return true;
 }
 
+struct arena arena_in(void *room, size_t size)
+{
+    struct arena_chunk *chunk = room;
+
+    assert((uintptr_t)room % _Alignof(struct arena_chunk) == 0 && size > sizeof *chunk);
+    *chunk = (struct arena_chunk){.size = size - sizeof *chunk, .borrowed = true};
+    return (struct arena){.chunk = chunk, .total = chunk->size};
+}
+
 void arena_release(struct arena *arena)
 {
     struct arena_chunk *chunk = arena->chunk;
@@ -98,7 +108,8 @@ void arena_release(struct arena *arena)
     while (chunk != NULL) {
         struct arena_chunk *next = chunk->next;
 
-        free(chunk);
+        if (!chunk->borrowed)
+            free(chunk);
         chunk = next;
     }
     *arena = (struct arena){0};
@@ -128,8 +139,7 @@ void *arena_take(struct arena *arena, size_t size)
         size_t room = size > ARENA_CHUNK_BYTES ? size : ARENA_CHUNK_BYTES;
 
         chunk = memory_take(sizeof *chunk + room);
-        chunk->size = room;
-        chunk->next = arena->chunk;
+        *chunk = (struct arena_chunk){.next = arena->chunk, .size = room};
         arena->chunk = chunk;
         arena->used = 0;
         arena->total += room;
@@ -173,9 +183,15 @@ char *arena_printf(struct arena *arena, const char *format, ...)
     return text;
 }
 
+struct buffer buffer_in(void *room, size_t size)
+{
+    return (struct buffer){.data = room, .room = size, .borrowed = true};
+}
+
 void buffer_release(struct buffer *buffer)
 {
-    free(buffer->data);
+    if (!buffer->borrowed)
+        free(buffer->data);
     *buffer = (struct buffer){0};
 }
 
@@ -188,7 +204,15 @@ void *buffer_extend(struct buffer *buffer, size_t len)
             room = buffer->len + len;
         if (room < 256)
             room = 256;
-        buffer->data = memory_grow(buffer->data, room);
+        if (buffer->borrowed) {
+            uint8_t *own = memory_take(room);
+
+            memcpy(own, buffer->data, buffer->len);
+            buffer->data = own;
+            buffer->borrowed = false;
+        } else {
+            buffer->data = memory_grow(buffer->data, room);
+        }
         buffer->room = room;
     }
     buffer->len += len;

@@ -9,10 +9,7 @@
 
 enum { CONNECT_MS = 1000 }; /* for a connection and its handshake, which a busy machine may take long over */
 
-struct queued {
-    struct queued *next;
-    grpc_byte_buffer *message;
-};
+enum { QUEUE_FIRST = 8 }; /* messages that there is room for at first: a power of two */
 
 struct operation {
     struct tag tag;
@@ -39,9 +36,11 @@ struct rpc_stream {
 
     struct operation begin, read, write, final, end;
     grpc_byte_buffer *incoming;
-    struct queued *first;
-    struct queued *last;
-    size_t pending;
+    grpc_byte_buffer **queue; /* a ring */
+    size_t queue_room;        /* a power of two */
+    size_t queue_first;
+    size_t queued;
+    size_t pending; /* with the one that is being written */
     bool reading;
     bool paused;
     bool read_ended;
@@ -63,6 +62,49 @@ struct rpc_stream {
     void (*forget)(void *caller, bool stream);
 };
 
+/* ---- the queue; with the lock held ---- */
+
+static void queue_push(struct rpc_stream *s, grpc_byte_buffer *message)
+{
+    if (s->queued == s->queue_room) {
+        size_t room = s->queue_room == 0 ? QUEUE_FIRST : s->queue_room * 2;
+        grpc_byte_buffer **queue = memory_take(room * sizeof(grpc_byte_buffer *));
+
+        for (size_t i = 0; i < s->queued; i++)
+            queue[i] = s->queue[(s->queue_first + i) & (s->queue_room - 1)];
+        free(s->queue);
+        s->queue = queue;
+        s->queue_room = room;
+        s->queue_first = 0;
+    }
+    s->queue[(s->queue_first + s->queued++) & (s->queue_room - 1)] = message;
+    s->pending++;
+}
+
+/* NULL when nothing waits. */
+static grpc_byte_buffer *queue_pop(struct rpc_stream *s)
+{
+    grpc_byte_buffer *message;
+
+    if (s->queued == 0)
+        return NULL;
+    message = s->queue[s->queue_first];
+    s->queue_first = (s->queue_first + 1) & (s->queue_room - 1);
+    s->queued--;
+    return message;
+}
+
+static void queue_drop(struct rpc_stream *s)
+{
+    grpc_byte_buffer *message;
+
+    while ((message = queue_pop(s)) != NULL)
+        grpc_byte_buffer_destroy(message);
+    s->pending = 0;
+}
+
+/* ---- references ---- */
+
 struct rpc_stream *rpc_stream_hold(struct rpc_stream *s)
 {
     atomic_fetch_add(&s->references, 1);
@@ -73,13 +115,8 @@ void rpc_stream_drop(struct rpc_stream *s)
 {
     if (s == NULL || atomic_fetch_sub(&s->references, 1) != 1)
         return;
-    while (s->first != NULL) {
-        struct queued *next = s->first->next;
-
-        grpc_byte_buffer_destroy(s->first->message);
-        free(s->first);
-        s->first = next;
-    }
+    queue_drop(s);
+    free(s->queue);
     if (s->caller != NULL)
         s->forget(s->caller, true);
     grpc_slice_unref(s->text);
@@ -135,45 +172,29 @@ static void start_end(struct rpc_stream *s)
     start(s, &s->end, &op, 1);
 }
 
-static void drop_queue(struct rpc_stream *s)
-{
-    while (s->first != NULL) {
-        struct queued *next = s->first->next;
-
-        grpc_byte_buffer_destroy(s->first->message);
-        free(s->first);
-        s->first = next;
-    }
-    s->last = NULL;
-    s->pending = 0;
-}
-
 static void start_write(struct rpc_stream *s)
 {
     grpc_op op = {.op = GRPC_OP_SEND_MESSAGE};
-    struct queued *queued = s->first;
+    grpc_byte_buffer *message;
 
     if (s->writing || s->end_sent)
         return;
     if (!s->server && s->final_done) { /* the call is over, and `closed` told: its queue may be gone */
-        drop_queue(s);
+        queue_drop(s);
         return;
     }
-    if (queued == NULL) {
+    message = queue_pop(s);
+    if (message == NULL) {
         if (s->finishing)
             start_end(s);
         return;
     }
-    s->first = queued->next;
-    if (s->first == NULL)
-        s->last = NULL;
-    else
+    if (s->queued > 0)
         op.flags = GRPC_WRITE_BUFFER_HINT;
     s->writing = true;
-    op.data.send_message.send_message = queued->message;
+    op.data.send_message.send_message = message;
     start(s, &s->write, &op, 1);
-    grpc_byte_buffer_destroy(queued->message); /* the operation has its own reference */
-    free(queued);
+    grpc_byte_buffer_destroy(message); /* the operation has its own reference */
 }
 
 /* ---- completions ---- */
@@ -258,7 +279,7 @@ static void write_done(struct tag *tag, bool ok)
     if (ok) {
         start_write(s);
     } else {
-        drop_queue(s);
+        queue_drop(s);
         if (s->server && s->final_done && !s->end_sent)
             start_end(s);
     }
@@ -285,7 +306,7 @@ static void final_done(struct tag *tag, bool ok)
     s->read_ended = true; /* no read is started any more */
     if (s->server && !s->end_sent) {
         s->finishing = true;
-        drop_queue(s);
+        queue_drop(s);
         if (!s->writing)
             start_end(s); /* every call ends with a status */
     }
@@ -395,22 +416,15 @@ const char *rpc_stream_peer(struct rpc_stream *s, char *out, size_t room)
 
 void rpc_stream_send(struct rpc_stream *s, struct bytes message)
 {
-    struct queued *queued = memory_take(sizeof *queued);
+    grpc_byte_buffer *copy = rpc_message(message);
 
-    *queued = (struct queued){NULL, rpc_message(message)};
     pthread_mutex_lock(&s->lock);
     if (s->final_done || s->finishing) {
         pthread_mutex_unlock(&s->lock);
-        grpc_byte_buffer_destroy(queued->message);
-        free(queued);
+        grpc_byte_buffer_destroy(copy);
         return;
     }
-    if (s->last == NULL)
-        s->first = queued;
-    else
-        s->last->next = queued;
-    s->last = queued;
-    s->pending++;
+    queue_push(s, copy);
     if (!together.begun) {
         start_write(s);
     } else if (!s->together) {

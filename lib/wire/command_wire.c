@@ -167,7 +167,7 @@ void wire_command_seal(struct command *command, struct arena *arena)
 {
     /* All that follows fits: what is there, the id, and four lengths and tags. */
     size_t room = command->packed.len + command->id.len + 40;
-    struct buffer sealed = {arena_take(arena, room), 0, room};
+    struct buffer sealed = buffer_in(arena_take(arena, room), room);
 
     /* Of a scalar field that is there twice the last one counts. */
     if (command->kind != COMMAND_DISPATCH) {

@@ -32,6 +32,42 @@ static void an_arena_keeps_what_was_taken_before(void **state)
     arena_release(&arena);
 }
 
+static bool lies_in(const void *p, const uint8_t *room, size_t size)
+{
+    return (const uint8_t *)p >= room && (const uint8_t *)p < room + size;
+}
+
+static void what_fits_into_the_callers_room_is_not_allocated(void **state)
+{
+    ARENA_ROOM(room, 256);
+    uint8_t bytes[16];
+    struct arena arena = arena_in(room, sizeof room);
+    struct buffer buffer = buffer_in(bytes, sizeof bytes);
+    char *first = arena_text(&arena, BYTES_LITERAL("first"));
+    char *second;
+
+    (void)state;
+    assert_true(lies_in(first, room, sizeof room));
+    memset(arena_take(&arena, 1000), 1, 1000); /* somewhere else */
+    for (int i = 0; i < 500; i++)
+        memset(arena_take(&arena, 16), 2, 16);
+    assert_string_equal(first, "first");
+    arena_reset(&arena);
+    second = arena_text(&arena, BYTES_LITERAL("second"));
+    assert_ptr_equal(first, second);
+    arena_release(&arena);
+
+    buffer_add(&buffer, "0123456789abcdef", 16);
+    assert_ptr_equal(buffer.data, bytes);
+    buffer_add(&buffer, "!", 1);
+    assert_false(lies_in(buffer.data, bytes, sizeof bytes));
+    for (int i = 0; i < 1000; i++)
+        buffer_add(&buffer, "?", 1);
+    assert_memory_equal(buffer.data, "0123456789abcdef!?", 18);
+    assert_int_equal(buffer.len, 1017);
+    buffer_release(&buffer);
+}
+
 static void the_hash_never_changes(void **state)
 {
     (void)state;
@@ -152,6 +188,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(text_with_nul_or_broken_utf8_is_refused),
         cmocka_unit_test(an_arena_keeps_what_was_taken_before),
+        cmocka_unit_test(what_fits_into_the_callers_room_is_not_allocated),
         cmocka_unit_test(the_hash_never_changes),
         cmocka_unit_test(a_number_is_put_in_hexadecimal),
         cmocka_unit_test(text_in_json_stays_in_its_string),
