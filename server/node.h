@@ -416,9 +416,9 @@ uint64_t control_topology_version(struct control *control);
 uint64_t control_member_with_handler(struct control *control, struct bytes aggregate_type,
                                      uint64_t hint);
 /* MEMBER_DEAD when it is unknown. Any thread. */
-/* It answers, as far as the members know. */
-bool control_member_answers(struct control *control, uint64_t node_id);
 enum member_status control_member_status(struct control *control, uint64_t node_id);
+/* It answers, as far as the members know. Any thread. */
+bool control_member_answers(struct control *control, uint64_t node_id);
 /* How many members have each status. Any thread. */
 void control_member_counts(struct control *control, size_t counts[MEMBER_LEFT + 1]);
 /* All members, in the arena. Any thread. */

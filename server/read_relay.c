@@ -44,6 +44,15 @@ static void on_message(void *user, struct rpc_stream *source, struct bytes page)
         rpc_stream_pause(source, true); /* read_relay_drained() goes on; same thread */
 }
 
+static void source_broke(struct rpc_stream *client)
+{
+    struct fault fault;
+
+    (void)fault_set(&fault, STATUS_UNAVAILABLE, "SOURCE_BROKE",
+                    "the node that this one asked doesn't answer any more; ask again");
+    fault_finish_stream(client, &fault);
+}
+
 static void on_closed(void *user, struct rpc_stream *source, int code, const char *text)
 {
     struct relay *relay = user;
@@ -54,8 +63,7 @@ static void on_closed(void *user, struct rpc_stream *source, int code, const cha
     reading->relay_again =
         (code == CODE_UNAVAILABLE || atomic_load(&reading->relay_left)) && !atomic_load(&reading->relay_any);
     if (!reading->relay_again && atomic_load(&reading->relay_left))
-        rpc_stream_finish(reading->stream, CODE_UNAVAILABLE,
-                          "the node that this one asked doesn't answer any more; ask again", BYTES_NONE);
+        source_broke(reading->stream);
     else if (!reading->relay_again)
         rpc_stream_finish(reading->stream, code, text, rpc_stream_details(source));
     pthread_mutex_lock(&all->lock);

@@ -183,21 +183,29 @@ static bool answers(const struct shard *shard, uint64_t node_id)
     return links_up(shard->node->links, node_id) && control_member_answers(shard->node->control, node_id);
 }
 
-/* The owner, who needs ask nobody else; not the one that just failed if another can be reached. */
+/* The owner, who needs ask nobody else; not the one that just failed if another can be reached, and who is suspected
+ * if need be. */
 static uint64_t replica_to_ask(const struct shard *shard, const struct reading *r)
 {
     struct links *links = shard->node->links;
     const struct replica_set *set = engine_voters(shard->engine, r->partition);
     uint64_t failed = r->last_target;
+    uint64_t suspected = 0;
     uint64_t epoch;
     uint64_t owner = engine_owner(shard->engine, r->partition, &epoch);
 
     if (owner != 0 && owner != failed && answers(shard, owner))
         return owner;
-    for (size_t i = 0; i < set->count; i++)
-        if (set->replicas[i] != failed && answers(shard, set->replicas[i]))
+    for (size_t i = 0; i < set->count; i++) {
+        if (set->replicas[i] == failed || !links_up(links, set->replicas[i]))
+            continue;
+        if (control_member_answers(shard->node->control, set->replicas[i]))
             return set->replicas[i];
-    return failed != 0 && links_up(links, failed) ? failed : 0;
+        suspected = set->replicas[i];
+    }
+    if (failed != 0 && (answers(shard, failed) || (suspected == 0 && links_up(links, failed))))
+        return failed;
+    return suspected;
 }
 
 static void relay(struct shard *shard, struct reading *r)
@@ -252,14 +260,12 @@ void reads_go_on(struct shard *shard, struct reading *reading)
 static bool source_hangs(const struct shard *shard, const struct reading *r)
 {
     struct control *control = shard->node->control;
-    uint64_t next;
 
     if (control_member_answers(control, r->last_target))
         return false;
     if (atomic_load(&r->relay_any))
         return control_member_status(control, r->last_target) != MEMBER_SUSPECT;
-    next = replica_to_ask(shard, r);
-    return next != 0 && next != r->last_target;
+    return control_member_answers(control, replica_to_ask(shard, r));
 }
 
 /* Relayed, or about to be. True while it goes on. */
